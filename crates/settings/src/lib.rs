@@ -1,0 +1,87 @@
+//! Turns what the operator and the annotations say into checked values.
+//!
+//! Two documents are the operator's: the node file ([`node`]) and the `options` table of
+//! containerd's configuration ([`options`]), which goes before it. [`Settings`]
+//! is both together with the defaults filled in. [`capabilities`] reads what an image or a pod
+//! asks for. Pure: callers read the files. A key that is not known and a value that cannot be read
+//! are refused, never skipped.
+#![forbid(unsafe_code)]
+
+pub mod capabilities;
+pub mod limits;
+pub mod node;
+pub mod options;
+mod table;
+
+use std::path::PathBuf;
+
+pub use limits::Limits;
+pub use node::Node;
+pub use options::{ContainerRuntime, Options, WasmRuntime};
+pub use table::TableError;
+
+/// Where compiled modules are kept unless the node file says otherwise.
+pub const DEFAULT_CACHE: &str = "/var/lib/hybrid/cache";
+
+/// Everything the operator decides, checked and complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Who runs wasm.
+    pub wasm_runtime: WasmRuntime,
+    /// Who runs Linux containers.
+    pub container_runtime: ContainerRuntime,
+    /// Whether images are looked at to find out what they are; on by default.
+    pub auto_detect: bool,
+    /// The folder of compiled modules, absolute.
+    pub cache: PathBuf,
+    /// The bounds of one wasm guest.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Puts containerd's options over the node file over the defaults.
+    pub fn of(node: Node, options: &Options) -> Self {
+        let below = &node.options;
+        Self {
+            wasm_runtime: options.wasm_runtime.or(below.wasm_runtime).unwrap_or_default(),
+            container_runtime: options
+                .container_runtime
+                .or(below.container_runtime)
+                .unwrap_or_default(),
+            auto_detect: options.auto_detect.or(below.auto_detect).unwrap_or(true),
+            cache: node.cache.unwrap_or_else(|| PathBuf::from(DEFAULT_CACHE)),
+            limits: node.limits,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::of(Node::default(), &Options::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_said_gives_the_documented_defaults() {
+        let settings = Settings::default();
+        assert_eq!(settings.wasm_runtime, WasmRuntime::Wasmtime);
+        assert_eq!(settings.container_runtime, ContainerRuntime::Libcontainer);
+        assert!(settings.auto_detect);
+        assert_eq!(settings.cache, PathBuf::from("/var/lib/hybrid/cache"));
+        assert_eq!(settings.limits, Limits::default());
+    }
+
+    #[test]
+    fn options_go_before_the_node_file() {
+        let node = node::parse("auto_detect = false\ncache = \"/srv/cache\"").unwrap();
+        let silent = Settings::of(node.clone(), &Options::default());
+        assert!(!silent.auto_detect);
+        assert_eq!(silent.cache, PathBuf::from("/srv/cache"));
+        let options = options::parse("auto_detect = true").unwrap();
+        assert!(Settings::of(node, &options).auto_detect);
+    }
+}
