@@ -1,0 +1,235 @@
+//! Cgroups as the host's kernel has them; needs root.
+
+use nix::sched::CloneFlags;
+use oci_spec::runtime::{
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
+};
+use std::os::fd::AsFd;
+use std::process::{Child, Command};
+
+use super::*;
+use crate::pidfd::ExitStatus;
+use crate::process::{Fork, exit_now};
+
+/// A cgroup that is removed at the end, and a process that may live in it.
+struct Lab {
+    cgroup: Cgroup,
+    hierarchies: Hierarchies,
+}
+
+impl Lab {
+    fn new(name: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root to make cgroups");
+            return None;
+        }
+        let hierarchies = Hierarchies::discover().unwrap();
+        let path = format!("/sys-cgroup-test-{name}-{}", std::process::id());
+        let cgroup = Cgroup::at(&hierarchies, &Location::parse(Some(&path), "").unwrap());
+        Some(Self { cgroup, hierarchies })
+    }
+
+    fn sleeper(&self) -> Child {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        self.cgroup.join(Pid::from_raw(child.id().cast_signed())).unwrap();
+        child
+    }
+
+    fn v1_file(&self, controller: &str, file: &str) -> Option<String> {
+        let mut folders = self.cgroup.folders.iter();
+        let folder = folders.find(|each| each.hierarchy.holds(controller))?;
+        let v1 = !folder.hierarchy.is_v2();
+        v1.then(|| read(&folder.path.join(file)).unwrap())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.cgroup.signal_all(libc::SIGKILL).unwrap();
+        self.cgroup.remove().unwrap();
+    }
+}
+
+fn some_limits() -> LinuxResources {
+    let memory = LinuxMemoryBuilder::default().limit(64 << 20).build().unwrap();
+    let pids = LinuxPidsBuilder::default().limit(7).build().unwrap();
+    let cpu = LinuxCpuBuilder::default().shares(512u64).quota(50_000).period(100_000u64);
+    LinuxResourcesBuilder::default()
+        .memory(memory)
+        .pids(pids)
+        .cpu(cpu.build().unwrap())
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn limits_are_set_and_read_back() {
+    let Some(lab) = Lab::new("limits") else { return };
+    lab.cgroup.create(&some_limits()).unwrap();
+    let stats = lab.cgroup.stats().unwrap();
+    assert_eq!(stats.memory.unwrap().limit, Some(64 << 20));
+    assert_eq!(stats.pids.unwrap().limit, Some(7));
+    if !lab.hierarchies.is_unified() {
+        assert_eq!(lab.v1_file("cpu", "cpu.shares").unwrap(), "512");
+        assert_eq!(lab.v1_file("cpu", "cpu.cfs_quota_us").unwrap(), "50000");
+    }
+}
+
+#[test]
+fn a_memory_limit_is_raised_and_lowered() {
+    let Some(lab) = Lab::new("raise") else { return };
+    lab.cgroup.create(&some_limits()).unwrap();
+    for bytes in [256i64 << 20, 32 << 20] {
+        let memory = LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build().unwrap();
+        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
+        lab.cgroup.update(&resources).unwrap();
+        let limit = lab.cgroup.stats().unwrap().memory.unwrap().limit;
+        assert_eq!(limit, Some(bytes.cast_unsigned()));
+    }
+}
+
+#[test]
+fn a_process_is_joined_counted_killed_and_the_cgroup_removed() {
+    let Some(lab) = Lab::new("kill") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    let mut sleeper = lab.sleeper();
+    let pid = Pid::from_raw(sleeper.id().cast_signed());
+    assert_eq!(lab.cgroup.pids().unwrap(), [pid]);
+    assert_eq!(lab.cgroup.stats().unwrap().pids.unwrap().current, 1);
+    lab.cgroup.signal_all(libc::SIGKILL).unwrap();
+    assert!(!sleeper.wait().unwrap().success());
+    assert!(lab.cgroup.exists());
+    lab.cgroup.remove().unwrap();
+    assert!(!lab.cgroup.exists());
+    lab.cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_process_that_joins_by_itself_is_in_every_hierarchy() {
+    let Some(lab) = Lab::new("self") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    crate::forked::in_child(|| {
+        lab.cgroup.join_self(&SingleThreaded::prove().unwrap()).unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        for folder in &lab.cgroup.folders {
+            let procs = read(&folder.path.join("cgroup.procs")).unwrap();
+            assert_eq!(procs, std::process::id().to_string(), "{}", folder.path.display());
+        }
+        let place = lab.cgroup.location.relative().to_str().unwrap();
+        let joined = own.lines().filter(|line| line.ends_with(place)).count();
+        assert_eq!(joined, lab.cgroup.folders.len(), "{own}");
+    });
+}
+
+#[test]
+fn a_process_is_born_in_a_cgroup_of_version_2() {
+    let Some(lab) = Lab::new("born") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    let Some(door) = lab.cgroup.door().unwrap() else {
+        assert!(!lab.hierarchies.is_unified());
+        eprintln!("SKIPPED: needs cgroup version 2 alone");
+        return;
+    };
+    crate::forked::in_child(|| {
+        let single = SingleThreaded::prove().unwrap();
+        match single.fork_into(CloneFlags::empty(), Some(door.as_fd())).unwrap() {
+            Fork::Child => {
+                let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+                let place = lab.cgroup.location.relative().to_str().unwrap_or("?");
+                exit_now(i32::from(!own.trim().ends_with(place)))
+            }
+            Fork::Parent { pidfd, .. } => {
+                assert_eq!(pidfd.wait().unwrap(), ExitStatus::Exited(0));
+            }
+        }
+    });
+}
+
+#[test]
+fn systemd_is_asked_for_scopes_of_version_2_alone() {
+    let location = Location::parse(Some("system.slice:hybrid:asked"), "").unwrap();
+    let place = Location::parse(Some("/hybrid/asked"), "").unwrap();
+    crate::forked::in_child(|| {
+        let none = start_scope(&place, &LinuxResources::default());
+        assert!(matches!(none, Err(CgroupError::SystemdScope(_))), "{none:?}");
+        let asked = start_scope(&location, &LinuxResources::default());
+        if Hierarchies::of_host().unwrap().is_unified() {
+            asked.unwrap();
+            assert!(Cgroup::open(&location).unwrap().is_some());
+        } else {
+            assert!(matches!(asked, Err(CgroupError::SystemdScope(_))), "{asked:?}");
+        }
+    });
+}
+
+#[test]
+fn a_frozen_process_stands_still_and_still_dies() {
+    let Some(lab) = Lab::new("freeze") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    let mut sleeper = lab.sleeper();
+    lab.cgroup.freeze().unwrap();
+    assert!(lab.cgroup.is_frozen().unwrap());
+    lab.cgroup.thaw().unwrap();
+    assert!(!lab.cgroup.is_frozen().unwrap());
+    lab.cgroup.freeze().unwrap();
+    lab.cgroup.signal_all(libc::SIGKILL).unwrap();
+    assert!(!sleeper.wait().unwrap().success());
+}
+
+#[test]
+fn an_occupied_cgroup_is_refused_and_an_empty_leftover_taken() {
+    let Some(lab) = Lab::new("occupied") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    let mut sleeper = lab.sleeper();
+    let error = lab.cgroup.create(&LinuxResources::default()).unwrap_err();
+    assert!(matches!(error, CgroupError::InUse(_)), "{error}");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_leaves_nothing_behind() {
+    let Some(lab) = Lab::new("rollback") else { return };
+    let cpu = LinuxCpuBuilder::default().cpus("4000-4001").build().unwrap();
+    let resources = LinuxResourcesBuilder::default().cpu(cpu).build().unwrap();
+    let error = lab.cgroup.create(&resources).unwrap_err();
+    assert!(error.to_string().contains("cpuset.cpus"), "{error}");
+    assert!(!lab.cgroup.exists());
+}
+
+#[test]
+fn a_scope_of_systemd_is_not_made_behind_its_back() {
+    let location = Location::parse(Some("system.slice:hybrid:test"), "").unwrap();
+    let cgroup = Cgroup::at(Hierarchies::of_host().unwrap(), &location);
+    let error = cgroup.create(&LinuxResources::default()).unwrap_err();
+    assert!(matches!(error, CgroupError::SystemdScope(_)), "{error}");
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn swap_of_version_2_is_what_exceeds_memory() {
+    let table = [
+        (Some(100), Some(150), Ok("50")),
+        (Some(100), Some(100), Ok("0")),
+        (Some(100), Some(-1), Ok("max")),
+        (Some(100), Some(50), Err(())),
+        (None, Some(50), Err(())),
+    ];
+    for (limit, swap, wanted) in table {
+        let mut memory = oci_spec::runtime::LinuxMemory::default();
+        memory.set_limit(limit);
+        memory.set_swap(swap);
+        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
+        let found = v2::settings(&resources).map(|list| list[0].value.clone()).map_err(drop);
+        assert_eq!(found.as_deref(), wanted.as_ref().map(|text| *text).map_err(|()| &()));
+    }
+}
+
+#[test]
+fn shares_become_weights_end_to_end() {
+    let table = [(2, 1), (1024, 39), (262_144, 10_000), (1, 1), (u64::MAX, 10_000)];
+    for (shares, weight) in table {
+        assert_eq!(v2::weight_of(shares), weight, "{shares}");
+    }
+}
