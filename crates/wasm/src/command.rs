@@ -1,0 +1,217 @@
+//! Runs a prepared program as a command: arguments, environment, standard streams, preopened
+//! directories, an exit code.
+//!
+//! Called in the container's init, inside its sandbox. The async runtime is made here, on the
+//! calling thread, and no second thread is ever started: file calls block the guest's own thread
+//! and waiting goes through epoll. What is not handed over in [`Guest`] or as a [`Preopen`] does not
+//! exist for the guest: no variable is inherited, no address can be reached.
+
+use std::mem::ManuallyDrop;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wasmtime::Store;
+use wasmtime::error::Context as _;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+
+use crate::engine::Fuel;
+use crate::limits::{Limits, Meter};
+use crate::module::{Linked, Prepared};
+use crate::outcome::Outcome;
+use crate::stdio::{Input, Output, Waiting};
+
+/// What a guest is started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Arguments, the program's name first.
+    pub args: Vec<String>,
+    /// Variables, each `NAME=value`. The guest's environment is exactly this list.
+    pub env: Vec<String>,
+    /// What it may take of memory and tables, and how much it may compute.
+    pub limits: Limits,
+}
+
+/// A guest cannot be started with what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// A variable would be lost or made up.
+    #[error("environment variable `{}` has no `=`", shortened(.0))]
+    NotAVariable(String),
+    /// To a program in C the text would end there.
+    #[error("{0} contains a zero byte")]
+    ZeroByte(&'static str),
+}
+
+/// As much of a text as an error shows.
+fn shortened(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+impl Guest {
+    /// Checks what can be known before there is a sandbox.
+    ///
+    /// # Errors
+    /// Names the first thing that a guest cannot be given as it is.
+    pub fn check(&self) -> Result<(), GuestError> {
+        let holds_zero = |texts: &[String]| texts.iter().any(|text| text.contains('\0'));
+        if holds_zero(&self.args) {
+            return Err(GuestError::ZeroByte("process.args"));
+        }
+        if holds_zero(&self.env) {
+            return Err(GuestError::ZeroByte("process.env"));
+        }
+        self.variables().try_for_each(|variable| variable.map(drop))
+    }
+
+    fn variables(&self) -> impl Iterator<Item = Result<(&str, &str), GuestError>> {
+        self.env.iter().map(|variable| {
+            variable.split_once('=').ok_or_else(|| GuestError::NotAVariable(variable.clone()))
+        })
+    }
+}
+
+/// What a guest may do below a preopened directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// A directory the guest finds open when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preopen {
+    /// Where the directory is, as the process that runs the guest sees it.
+    pub host: PathBuf,
+    /// The absolute path under which the guest knows it.
+    pub guest: String,
+    pub access: Access,
+}
+
+/// The state the host functions work on.
+pub(crate) struct Host {
+    pub(crate) wasi: WasiP1Ctx,
+    meter: Meter,
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+/// Runs the program to its end and returns its exit code, 0 to 255.
+///
+/// A trap gives 134, a program that could not be started 1; both say why on standard error.
+#[must_use]
+pub fn run(prepared: &Prepared, guest: &Guest, preopens: &[Preopen]) -> i32 {
+    let outcome = Outcome::of(run_to_end(prepared, guest, preopens));
+    if let Some(report) = outcome.report() {
+        Output::error().say(&report);
+    }
+    outcome.code()
+}
+
+fn run_to_end(
+    prepared: &Prepared,
+    guest: &Guest,
+    preopens: &[Preopen],
+) -> wasmtime::Result<Result<(), ()>> {
+    // Neither the runtime nor the store is ever dropped: the process ends when the guest has, and
+    // the kernel takes a memory of gigabytes back faster than it is unmapped piece by piece.
+    let runtime = ManuallyDrop::new(async_runtime()?);
+    // Entered already here: parts of WASI look for the ambient runtime and, finding none, start a
+    // multi-threaded one of their own.
+    let _entered = runtime.enter();
+    let host = Host { wasi: wasi_for(guest, preopens)?, meter: Meter::new(&guest.limits) };
+    let mut store = ManuallyDrop::new(Store::new(prepared.engine.wasmtime(), host));
+    store.limiter(|host| &mut host.meter);
+    match (guest.limits.fuel, prepared.engine.fuel()) {
+        (Some(fuel), _) => store.set_fuel(fuel).context("cannot bound what the guest computes")?,
+        (None, Fuel::Metered) => store.set_fuel(u64::MAX)?,
+        (None, Fuel::Unmetered) => {}
+    }
+    let name = guest.args.first().map_or("", String::as_str);
+    runtime
+        .block_on(call(&prepared.program, &mut store))
+        .with_context(|| format!("failed to run `{}`", name.escape_debug()))
+}
+
+/// Makes the runtime with no more than the guest can make use of: watching descriptors, which takes
+/// half a dozen system calls to set up, serves standard input alone.
+fn async_runtime() -> wasmtime::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time();
+    if Input::waiting() == Waiting::Possible {
+        builder.enable_io();
+    }
+    builder.build().context("cannot make the async runtime")
+}
+
+async fn call(program: &Linked, store: &mut Store<Host>) -> wasmtime::Result<Result<(), ()>> {
+    match program {
+        Linked::Core(linked) => {
+            let instance = linked.instantiate_async(&mut *store).await?;
+            store.data_mut().meter.instantiated();
+            let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+            start.call_async(&mut *store, ()).await.map(Ok)
+        }
+        Linked::Command(linked) => {
+            let command = linked.instantiate_async(&mut *store).await?;
+            store.data_mut().meter.instantiated();
+            command.wasi_cli_run().call_run(&mut *store).await
+        }
+    }
+}
+
+fn wasi_for(guest: &Guest, preopens: &[Preopen]) -> wasmtime::Result<WasiP1Ctx> {
+    let mut wasi = WasiCtx::builder();
+    // Before the preopens, which take the choice over when they are added.
+    wasi.allow_blocking_current_thread(true)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .stdin(Input::default())
+        .stdout(Output::standard())
+        .stderr(Output::error())
+        .args(&guest.args);
+    for variable in guest.variables() {
+        let (name, value) = variable?;
+        wasi.env(name, value);
+    }
+    for preopen in preopens {
+        let permissions = match preopen.access {
+            Access::ReadOnly => FsPerms::ReadOnly,
+            Access::ReadWrite => FsPerms::ReadWrite,
+        };
+        wasi.preopened_dir(&preopen.host, &preopen.guest, permissions)
+            .with_context(|| format!("cannot open `{}` for the guest", preopen.guest))?;
+    }
+    Ok(wasi.build_p1())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_cannot_be_given_its_words_is_refused() {
+        let check = |args: &[&str], env: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+            let guest = Guest { args: owned(args), env: owned(env), limits: Limits::default() };
+            guest.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&["app", ""], &["A=1", "B=", "C=a=b"]), Ok(()));
+        assert_eq!(check(&[], &[]), Ok(()));
+        let table: [(&[&str], &[&str], &str); 3] = [
+            (&["app"], &["A=1", "B"], "environment variable `B` has no `=`"),
+            (&["app", "a\0b"], &[], "process.args contains a zero byte"),
+            (&["app"], &["A=\0"], "process.env contains a zero byte"),
+        ];
+        for (args, env, says) in table {
+            assert_eq!(check(args, env), Err(says.to_owned()));
+        }
+        let refused = check(&[], &["\n".repeat(5000).as_str()]).unwrap_err();
+        assert!(refused.len() < 300 && !refused.contains('\n'), "{refused}");
+    }
+}

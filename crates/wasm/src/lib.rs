@@ -1,0 +1,27 @@
+//! Wasm containers: the only crate that names Wasmtime.
+//!
+//! The life of a module, each step a narrower type:
+//!
+//! ```text
+//! bytes + digest --compile--> cache entry        in a child with its own limits
+//! cache entry    --load-----> Prepared           in the keeper: mapped, linked, nothing run
+//! Prepared       --run------> exit code          in the container's init, inside its sandbox
+//! ```
+//!
+//! Native code is only ever loaded from the cache, and the cache only holds what this node compiled.
+
+#![deny(unsafe_code)]
+
+pub mod cache;
+pub mod command;
+pub mod compile;
+pub mod engine;
+pub mod filter;
+pub mod grants;
+pub mod limits;
+pub mod module;
+pub mod sandbox;
+
+mod artifact;
+mod outcome;
+mod stdio;

@@ -1,0 +1,219 @@
+//! What the container's init does between its clone and the guest's first
+//! instruction. The order is the point: each step needs what the next takes away.
+
+use std::any::Any;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, Result};
+use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use sys::cgroup::Cgroup;
+use sys::landlock::{Access as Reach, restrict_to};
+use sys::namespace::{Kind, Template};
+use sys::seccomp::Filter;
+use sys::seqpacket::Seqpacket;
+use sys::{path, privileges, signal, stdio};
+
+use super::root::Trees;
+use super::{Kit, READY, START, SandboxPlan, sysctl};
+use crate::command::{Access, Preopen};
+
+/// The exit code of an init whose sandbox or guest could not be started.
+const NOT_STARTED: i32 = 1;
+
+/// The exit code of an init that failed in a way nobody foresaw, as after abort().
+const PANICKED: i32 = 134;
+
+/// What an init is made from, besides its descriptors.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) kit: Kit<'a>,
+    pub(super) plan: &'a SandboxPlan,
+    /// The cgroup to join; none for an init that was cloned into it.
+    pub(super) cgroup: Option<&'a Cgroup>,
+    pub(super) keep: &'a [RawFd],
+}
+
+/// Builds the sandbox, reports, waits for the start and runs the guest.
+/// Returns the exit code of this process.
+pub(super) fn run(
+    parts: Parts<'_>,
+    stdio: [OwnedFd; 3],
+    link: Seqpacket,
+    guest: impl FnOnce(&[Preopen]) -> i32,
+) -> i32 {
+    // A panic must not unwind into the copy of the keeper's loop below us.
+    catch_unwind(AssertUnwindSafe(|| run_guarded(parts, stdio, link, guest))).unwrap_or_else(
+        |panic| {
+            complain(&format!("internal error: {}", text_of(panic.as_ref())));
+            PANICKED
+        },
+    )
+}
+
+fn run_guarded(
+    parts: Parts<'_>,
+    stdio: [OwnedFd; 3],
+    link: Seqpacket,
+    guest: impl FnOnce(&[Preopen]) -> i32,
+) -> i32 {
+    let preopens = match build(parts, stdio, &link) {
+        Ok(preopens) => preopens,
+        Err(error) => {
+            // With the keeper gone there is nobody to tell.
+            let _unheard = link.send(format!("{error:#}").as_bytes(), &[]);
+            return NOT_STARTED;
+        }
+    };
+    if !started(&link) {
+        return NOT_STARTED;
+    }
+    drop(link);
+    if let Err(error) = parts.kit.filter.install() {
+        complain(&format!("cannot install the engine's system call filter: {error}"));
+        return NOT_STARTED;
+    }
+    guest(&preopens)
+}
+
+/// Reports that the sandbox stands and waits for the word; `false` when the
+/// keeper is gone, or has said something else.
+fn started(link: &Seqpacket) -> bool {
+    link.send(READY, &[]).is_ok()
+        && matches!(link.recv(), Ok(Some(message)) if message.body == START)
+}
+
+fn build(parts: Parts<'_>, stdio: [OwnedFd; 3], link: &Seqpacket) -> Result<Vec<Preopen>> {
+    let plan = parts.plan;
+    signal::reset_for_child().context("cannot reset signals")?;
+    signal::exit_on_termination_signals().context("cannot install signal handlers")?;
+    let own_filter = own_filter(plan)?;
+    leave_the_host(parts)?;
+    let preopens = enter_root(plan, parts.kit.template)?;
+    name_the_host(plan)?;
+    // The logger writes to a descriptor of the keeper. That is about to be closed, and its number may
+    // come back as a file of the guest's: from here on an error goes over the link or nowhere.
+    log::set_max_level(log::LevelFilter::Off);
+    stdio::install(stdio).context("cannot install stdin, stdout and stderr")?;
+    stdio::close_all_except(&[parts.keep, &[link.as_fd().as_raw_fd()]].concat())
+        .context("cannot close the descriptors of the keeper")?;
+    parts.kit.title.show(&plan.args, &plan.env).context("cannot show the guest's arguments")?;
+    drop_privileges(plan)?;
+    confine_to(&preopens)?;
+    // Last, for it may forbid any of the steps above. It has to let a message
+    // out and in (sendmsg, recvmsg) and the engine's filter be added (seccomp).
+    if let Some(filter) = own_filter {
+        filter.install().context("cannot install linux.seccomp")?;
+    }
+    Ok(preopens)
+}
+
+/// Translates the spec's profile while libseccomp may still do as it likes.
+fn own_filter(plan: &SandboxPlan) -> Result<Option<Filter>> {
+    let spec = plan.seccomp.as_ref();
+    let filter = spec.map(Filter::from_spec).transpose().context("cannot build linux.seccomp")?;
+    Ok(filter.flatten())
+}
+
+/// Joins the cgroup and the namespaces but for the mounts: here the host's
+/// `/sys/fs/cgroup`, `/proc` and namespace files are still in reach.
+fn leave_the_host(Parts { kit: Kit { single, .. }, plan, cgroup, .. }: Parts<'_>) -> Result<()> {
+    if let Some(cgroup) = cgroup {
+        cgroup.join_self(single).context("cannot join the container's cgroup")?;
+    }
+    if let Some(score) = plan.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .with_context(|| format!("cannot set process.oomScoreAdj to {score}"))?;
+    }
+    // Only from inside the cgroup: the new namespace's root is where its
+    // maker is.
+    if plan.has_own(Kind::Cgroup) {
+        sys::namespace::unshare(CloneFlags::CLONE_NEWCGROUP)
+            .context("cannot make a cgroup namespace")?;
+    }
+    for (kind, path) in &plan.namespaces {
+        match path {
+            Some(path) if *kind != Kind::Pid => {
+                sys::namespace::enter(*kind, path).with_context(|| {
+                    format!("cannot join {} namespace {}", kind.file(), path.display())
+                })?
+            }
+            _ => {}
+        }
+    }
+    for (name, value) in &plan.sysctls {
+        std::fs::write(sysctl::file(name), value)
+            .with_context(|| format!("cannot set sysctl {name} to {value:?}"))?;
+    }
+    Ok(())
+}
+
+fn enter_root(plan: &SandboxPlan, template: &Template) -> Result<Vec<Preopen>> {
+    let trees = Trees::open(&plan.grants)?;
+    template.enter().context("cannot enter an empty mount namespace")?;
+    trees.attach()
+}
+
+/// A namespace that belongs to the pod has its name already.
+fn name_the_host(plan: &SandboxPlan) -> Result<()> {
+    if !plan.has_own(Kind::Uts) {
+        return Ok(());
+    }
+    if let Some(name) = &plan.hostname {
+        nix::unistd::sethostname(name)
+            .with_context(|| format!("cannot set the host name {name:?}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        sys::namespace::set_domain_name(name)
+            .with_context(|| format!("cannot set the domain name {name:?}"))?;
+    }
+    Ok(())
+}
+
+fn drop_privileges(plan: &SandboxPlan) -> Result<()> {
+    let user = &plan.user;
+    privileges::set_rlimits(&plan.rlimits).context("cannot set process.rlimits")?;
+    nix::sys::stat::umask(Mode::from_bits_truncate(user.umask.unwrap_or(0o022)));
+    privileges::become_user(user.uid, user.gid, &user.additional_gids)
+        .with_context(|| format!("cannot become user {} of group {}", user.uid, user.gid))?;
+    privileges::drop_all_capabilities().context("cannot drop capabilities")?;
+    privileges::no_new_privs().context("cannot set no_new_privs")?;
+    // Processes of the same user in other containers cannot trace this one.
+    privileges::set_dumpable(false).context("cannot become undumpable")
+}
+
+/// Where the kernel has Landlock, the grants are all that is left.
+fn confine_to(preopens: &[Preopen]) -> Result<()> {
+    let open = |preopen: &Preopen| {
+        path::open_directory(&preopen.host)
+            .with_context(|| format!("cannot open the grant of {}", preopen.guest))
+    };
+    let opened = preopens.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let reach = |access: Access| match access {
+        Access::ReadOnly => Reach::Read,
+        Access::ReadWrite => Reach::ReadWrite,
+    };
+    let rules: Vec<(BorrowedFd<'_>, Reach)> = opened
+        .iter()
+        .zip(preopens)
+        .map(|(fd, preopen)| (fd.as_fd(), reach(preopen.access)))
+        .collect();
+    // An error if this is less than the kernel has. What an older kernel or one without Landlock
+    // leaves open is known beforehand, by `sys::landlock::abi`: here nobody could be told.
+    restrict_to(&rules)?;
+    Ok(())
+}
+
+/// Says on the guest's standard error why it never ran.
+fn complain(text: &str) {
+    use std::io::Write;
+
+    // Nothing is left to do when that cannot be written.
+    let _unwritten = writeln!(std::io::stderr(), "{text}");
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+}
