@@ -1,0 +1,113 @@
+//! What the server and the keeper say to each other, as JSON over a message
+//! socket. Descriptors travel beside the text, in the order each variant names.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sys::pidfd::ExitStatus;
+
+/// One request of the server; `seq` comes back in its reply.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the server, unique among the calls under way.
+    pub seq: u64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// What the server can ask for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Creates a Linux container. Descriptors: stdin, stdout, stderr.
+    CreateLinux(linux::CreateRequest),
+    /// Lets a created Linux container's init execute its program.
+    StartLinux(LinuxContainer),
+    /// Removes what is left of a Linux container, killing it if it runs.
+    DeleteLinux(LinuxContainer),
+    /// Creates a wasm container. Descriptors: stdin, stdout, stderr and, where
+    /// the server has it at hand, the module.
+    CreateWasm(Box<CreateWasm>),
+    /// Lets a created wasm container's init run its module.
+    StartWasm {
+        /// The init's process id, as the create answered it.
+        pid: i32,
+    },
+}
+
+/// Where libcontainer keeps a container's state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LinuxContainer {
+    /// The folder that holds a folder per container.
+    pub state_root: PathBuf,
+    /// The container's id.
+    pub id: String,
+    /// The bundle the container was created from.
+    pub bundle: PathBuf,
+}
+
+/// All that a wasm container is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateWasm {
+    /// Namespaces, cgroup, file grants, identity.
+    pub sandbox: wasm::sandbox::SandboxPlan,
+    /// Arguments, environment and engine limits.
+    pub guest: wasm::command::Guest,
+    /// Digest of the module, by which its native code is kept.
+    pub module: image::Digest,
+}
+
+/// What the keeper says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// Answers the call `seq`. A `Created` carries the init's pidfd, unless
+    /// that process is gone already.
+    Reply {
+        /// The call's number.
+        seq: u64,
+        /// How it went.
+        outcome: Result<Reply, Failure>,
+    },
+    /// A container's init ended. Comes after the reply that named it.
+    Exited {
+        /// The init's process id.
+        pid: i32,
+        /// How it ended.
+        status: ExitStatus,
+    },
+}
+
+/// A request that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The container is created; its init waits for the start.
+    Created {
+        /// The init's process id, in the server's process namespace.
+        pid: i32,
+    },
+    /// Done, nothing to tell.
+    Done,
+}
+
+/// A request that was not carried out; nothing of it is left, unless it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// This node holds no native code for the module, and the call did not
+    /// bring the module: ask again with it.
+    #[error("the module has not been compiled on this node yet")]
+    NotCompiled,
+    /// What was asked can't be done with this image or configuration.
+    #[error("{0}")]
+    Refused(String),
+    /// It should have worked and did not.
+    #[error("{0}")]
+    Failed(String),
+    /// Nobody knows how far it got: what there is of it has to be removed.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Tells a failure by its kind.
+pub(crate) fn told(is_refusal: bool, error: &dyn std::error::Error) -> Failure {
+    let text = sys::error::chain(error);
+    if is_refusal { Failure::Refused(text) } else { Failure::Failed(text) }
+}

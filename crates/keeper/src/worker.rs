@@ -1,0 +1,130 @@
+//! Workers: children of the keeper that make one call, report and end.
+//!
+//! A call that hangs (a hook, a stuck mount) hangs its worker alone. One kind
+//! stays after its report: it holds open what it has made until it is let go.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+use sys::process::{Fork, SingleThreaded};
+use sys::seqpacket::Seqpacket;
+
+use crate::message::{Failure, Reply};
+
+/// What a worker says before it ends.
+pub(crate) type Outcome = Result<Reply, Failure>;
+
+/// Which descriptors a worker keeps of the keeper's, beside the standard ones.
+pub(crate) enum Keeps<'a> {
+    /// All: it makes no container that could inherit one.
+    All,
+    /// These: it makes a container, whose init must not get the keeper's sockets.
+    Only(&'a [RawFd]),
+}
+
+/// Forks a worker that runs `job` and reports its outcome over the returned link.
+pub(crate) fn spawn(
+    single: &SingleThreaded,
+    keeps: Keeps<'_>,
+    job: impl FnOnce() -> Outcome,
+) -> io::Result<(Pid, Seqpacket)> {
+    let (keeper_end, worker_end) = Seqpacket::pair()?;
+    let keeper = getpid();
+    match single.fork(CloneFlags::empty())? {
+        Fork::Parent { pid, .. } => Ok((pid, keeper_end)),
+        Fork::Child => {
+            drop(keeper_end);
+            sys::process::exit_now(report(&worker_end, keeper, keeps, job))
+        }
+    }
+}
+
+/// As [`spawn`], for a worker that lives on after its success until its link is
+/// made a [`Holder`] and that is dropped.
+pub(crate) fn spawn_holder(
+    single: &SingleThreaded,
+    job: impl FnOnce() -> Outcome,
+) -> io::Result<(Pid, Seqpacket)> {
+    let (keeper_end, worker_end) = Seqpacket::pair()?;
+    let keeper = getpid();
+    match single.fork(CloneFlags::empty())? {
+        Fork::Parent { pid, .. } => Ok((pid, keeper_end)),
+        Fork::Child => {
+            drop(keeper_end);
+            let mut holds = false;
+            let code = report(&worker_end, keeper, Keeps::All, || {
+                let outcome = job();
+                holds = outcome.is_ok();
+                outcome
+            });
+            if holds {
+                // Whatever comes, or the link's end, lets it go.
+                let _released = worker_end.recv();
+            }
+            sys::process::exit_now(code)
+        }
+    }
+}
+
+/// A worker that has done its job and stays for the sake of it. Dropping this
+/// lets it go.
+#[derive(Debug)]
+pub(crate) struct Holder(Seqpacket);
+
+impl Holder {
+    /// Takes the link of a worker that [`spawn_holder`] forked and that has
+    /// reported.
+    pub(crate) fn new(link: Seqpacket) -> Self {
+        Self(link)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // A word and not the link's end alone: a worker that was forked
+        // meanwhile has a copy of it. One that is gone needs no word.
+        let _gone = self.0.send(b"go", &[]);
+    }
+}
+
+/// Runs the job and sends its outcome; returns the worker's exit code.
+fn report(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>, job: impl FnOnce() -> Outcome) -> i32 {
+    let outcome = match prepare(link, keeper, keeps) {
+        Ok(()) => job(),
+        Err(error) => Err(Failure::Failed(format!("cannot prepare a worker process: {error}"))),
+    };
+    let sent = serde_json::to_vec(&outcome)
+        .map_err(io::Error::other)
+        .and_then(|body| link.send(&body, &[]));
+    i32::from(sent.is_err())
+}
+
+fn prepare(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>) -> io::Result<()> {
+    // What a worker makes without a keeper nobody would know of.
+    sys::process::set_parent_death_signal(Some(Signal::SIGKILL))?;
+    if getppid() != keeper {
+        return Err(io::Error::other("the keeper has ended"));
+    }
+    sys::signal::reset_for_child()?;
+    // A hook need not read what it is told.
+    sys::signal::ignore_broken_pipes()?;
+    match keeps {
+        Keeps::All => Ok(()),
+        Keeps::Only(kept) => {
+            let mut open = vec![0, 1, 2, link.as_fd().as_raw_fd()];
+            open.extend_from_slice(kept);
+            sys::stdio::close_all_except(&open)
+        }
+    }
+}
+
+/// Reads a worker's outcome; `None` while it has not come or when it never will.
+pub(crate) fn outcome(link: &Seqpacket) -> Option<Outcome> {
+    let message = link.recv().ok().flatten()?;
+    Some(serde_json::from_slice(&message.body).unwrap_or_else(|error| {
+        Err(Failure::Failed(format!("a worker's report is unreadable: {error}")))
+    }))
+}
