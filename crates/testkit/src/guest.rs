@@ -1,0 +1,126 @@
+//! Turns the guests' sources under `test-images/` into modules.
+//!
+//! Built modules are kept in the scratch folder under the hash of what they were built from, so each source is compiled
+//! once, and a changed source is never confused with its older build.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::command::Invocation;
+use crate::place;
+
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Returns the module written as text in `test-images/wat/<name>.wat`.
+pub fn wat(name: &str) -> Result<Vec<u8>> {
+    let path = place::guests().join(format!("wat/{name}.wat"));
+    wat::parse_file(&path).with_context(|| format!("assembling {}", path.display()))
+}
+
+/// Returns the module that `source` describes.
+pub fn text(source: &str) -> Result<Vec<u8>> {
+    wat::parse_str(source).context("assembling a module")
+}
+
+/// Returns the module of the C program `test-images/c/<name>.c`.
+pub fn c(name: &str) -> Result<Vec<u8>> {
+    let source = place::guests().join(format!("c/{name}.c"));
+    built("c", name, &[&source], |output| {
+        Invocation::new("clang")
+            .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-Wall", "-Werror", "-o"])
+            .args([output, &source])
+    })
+}
+
+/// Returns the module of the Go program `test-images/go/<name>/`.
+pub fn go(name: &str) -> Result<Vec<u8>> {
+    let folder = place::guests().join("go").join(name);
+    let sources = [folder.join("main.go"), folder.join("go.mod")];
+    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
+    built("go", name, &sources, |output| {
+        Invocation::new("go")
+            .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
+            .arg(output)
+            .arg(".")
+            .directory(&folder)
+            .env("GOOS", "wasip1")
+            .env("GOARCH", "wasm")
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOWORK", "off")
+    })
+}
+
+/// Returns a small static Linux program compiled from `test-images/c/<name>.c`.
+pub fn native(name: &str) -> Result<Vec<u8>> {
+    let source = place::guests().join(format!("c/{name}.c"));
+    built("native", name, &[&source], |output| {
+        Invocation::new("cc")
+            .args(["-O2", "-Wall", "-Werror", "-static", "-s", "-o"])
+            .args([output, &source])
+    })
+}
+
+/// Looks a build up by the hash of its sources, or makes it.
+fn built(
+    kind: &str,
+    name: &str,
+    sources: &[&Path],
+    compiler: impl FnOnce(&Path) -> Invocation,
+) -> Result<Vec<u8>> {
+    let mut hash = Sha256::new();
+    for source in sources {
+        let content = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
+        hash.update(content.len().to_le_bytes());
+        hash.update(content);
+    }
+    // The command line counts as well; the output's name is always the same while it is hashed.
+    let folder = place::scratch().join("guests");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(&folder)
+        .context("making a folder to build in")?;
+    let output = partial.path().join("module");
+    let invocation = compiler(&output).timeout(COMPILE_TIMEOUT);
+    hash.update(invocation.line().replace(&output.display().to_string(), "module"));
+    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let kept = folder.join(format!("{kind}-{name}-{digest}"));
+    if !kept.exists() {
+        invocation.run()?.ok().with_context(|| {
+            format!("building the {kind} guest {name}; `testkit install` brings compilers")
+        })?;
+        fs::rename(&output, &kept).with_context(|| format!("keeping {}", kept.display()))?;
+    }
+    fs::read(&kept).with_context(|| format!("reading {}", kept.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_guest_assembles() {
+        let folder = place::guests().join("wat");
+        let mut count = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let module = wat(name).unwrap_or_else(|error| panic!("{error:#}"));
+            assert!(module.starts_with(b"\0asm"), "{name}");
+            count += 1;
+        }
+        assert!(count >= 10, "only {count} guests found");
+    }
+
+    #[test]
+    fn c_and_go_guests_build() {
+        for module in [c("files"), go("hello")] {
+            assert!(module.unwrap().starts_with(b"\0asm"));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+;; Writes "to stdout" to its standard output and "to stderr" to its standard error, and ends with 3.
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 32) "to stdout\n")
+  (data (i32.const 48) "to stderr\n")
+  (func $print (param $fd i32) (param $at i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (i32.const 10))
+    (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "_start")
+    (call $print (i32.const 1) (i32.const 32))
+    (call $print (i32.const 2) (i32.const 48))
+    (call $proc_exit (i32.const 3))))
