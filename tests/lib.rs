@@ -1,0 +1,9 @@
+//! What the end-to-end tests share: daemons that are started once, bundles, and a hand on the shim itself.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod events;
+pub mod host;
+pub mod lab;
+pub mod shared;
+pub mod shim;
