@@ -44,7 +44,7 @@ fn make(folder: &Path, root: &Root) -> Result<()> {
     remove(&tree)?;
     let hook = folder.join("root-hook.sh");
     fs::write(&hook, HOOK).with_context(|| format!("writing {}", hook.display()))?;
-    let mirror = apt::mirror();
+    let mirror = apt::mirror()?;
     let security = mirror.trim_end_matches('/').to_owned() + "-security";
     Invocation::new("mmdebstrap")
         .args(["--quiet", "--mode=root", "--variant=minbase"])
