@@ -121,6 +121,25 @@ fn a_bundle_that_is_gone_is_denied() {
 }
 
 #[test]
+fn a_containerd_that_does_not_answer_is_an_error_and_never_a_guess() {
+    let Some(lab) = lab(Release::V1_7) else { return };
+    let quiet = lab.quiet();
+    for bundle in both_kinds(&lab) {
+        let nobody = bundle.folder().join("nobody.sock");
+        let asking = bundle.clone().asking(&nobody);
+        let shim = must(asking.serve());
+        let denied = shim.create().expect_err("nobody can tell what its image is");
+        assert_eq!(denied.code, Code::UNAVAILABLE, "{denied:?}");
+        assert!(denied.message.contains("nobody.sock"), "{denied:?}");
+        must(shim.shutdown());
+        let shim = must(bundle.serve());
+        assert_eq!(shim.run(), Ok(7), "{}", bundle.id());
+        must(shim.shutdown());
+    }
+    quiet.nothing_left();
+}
+
+#[test]
 fn an_id_that_is_no_name_is_denied_and_makes_nothing() {
     let Some(lab) = lab(Release::V1_7) else { return };
     let quiet = lab.quiet();

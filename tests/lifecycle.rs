@@ -96,6 +96,29 @@ fn a_linux_container_handles_its_signals_itself() {
     });
 }
 
+#[test]
+fn a_signal_for_all_reaches_every_process() {
+    on_each(&LAYERED, |lab| {
+        let image = lab.image(catalogue::busybox());
+        // Process 1 outlives the signal and tells how its child ended.
+        let line = "trap '' TERM; (trap - TERM; exec sleep 1000) & wait $!; echo child $?";
+        for (flags, told) in [(&["--all"][..], "child 143\n"), (&[][..], "")] {
+            let id = lab.unique("all");
+            let running = must(lab.run(&image, &id).args(["sh", "-c", line]).spawn());
+            must(lab.wait_for_status(&id, "RUNNING", PATIENCE));
+            thread::sleep(Duration::from_millis(200));
+            let command = ["tasks", "kill", "--signal", "SIGTERM"];
+            let command = lab.ctr_command().args(command).args(flags).arg(&id);
+            must(command.run().and_then(Output::ok));
+            if flags.is_empty() {
+                thread::sleep(Duration::from_millis(200));
+                must(kill(lab, &id, "SIGKILL").ok());
+            }
+            assert_eq!(must(running.finish()).stdout, told, "{flags:?}");
+        }
+    });
+}
+
 /// A sleeping container of each kind, driven by hand.
 fn sleepers(lab: &std::sync::Arc<Lab>) -> [HandBundle; 2] {
     [

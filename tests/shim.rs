@@ -34,6 +34,7 @@ pub struct HandBundle {
     id: String,
     folder: PathBuf,
     spec: Value,
+    containerd: PathBuf,
 }
 
 impl HandBundle {
@@ -70,7 +71,8 @@ impl HandBundle {
         let id = lab.unique(name);
         let folder = lab.folder(&id)?;
         let spec = spec(lab.namespace(), &id, words);
-        let bundle = Self { lab: Arc::clone(lab), id, folder, spec };
+        let containerd = lab.address().to_owned();
+        let bundle = Self { lab: Arc::clone(lab), id, folder, spec, containerd };
         fs::create_dir_all(bundle.rootfs()).context("making a root filesystem")?;
         fs::set_permissions(bundle.rootfs(), fs::Permissions::from_mode(0o755))
             .context("opening a root filesystem")?;
@@ -111,6 +113,13 @@ impl HandBundle {
         fs::write(self.config(), self.spec.to_string()).context("writing config.json")
     }
 
+    /// Names another socket to the shim as containerd's.
+    #[must_use]
+    pub fn asking(mut self, containerd: &Path) -> Self {
+        self.containerd = containerd.to_owned();
+        self
+    }
+
     /// Moves the bundle's content to another folder, such as a small file system.
     ///
     /// # Errors
@@ -125,7 +134,7 @@ impl HandBundle {
 
     /// Prepares the shim's binary in this bundle, with containerd's environment and `-id`, `-namespace`, `-address`.
     pub fn shim(&self, id: &str) -> Invocation {
-        let address = self.lab.address().display().to_string();
+        let address = self.containerd.display().to_string();
         // The daemon's own link has the name by which shims are told from other processes.
         let binary = self.lab.state().with_file_name("bin").join("containerd-shim-hybrid-v1");
         Invocation::new(binary)
