@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use sys::cgroup::{Cgroup, Location};
+use sys::cgroup::{Cgroup, CgroupError, Location};
 use sys::pidfd::Identity;
 
 use crate::error::Error;
@@ -66,11 +66,16 @@ pub fn state_root(bundle: &Path) -> PathBuf {
 /// can't be written to (a full disk, a read-only one).
 pub(crate) async fn begin(bundle: PathBuf, record: Record) -> Result<(), Error> {
     let location = record.cgroup.clone();
-    let claim = move || match Cgroup::open(&location)? {
-        Some(cgroup) => cgroup.refuse_occupied(),
-        None => Ok(()),
+    let claim = move || -> Result<Option<CgroupError>, CgroupError> {
+        match Cgroup::open(&location)?.map(|cgroup| cgroup.refuse_occupied()) {
+            Some(Err(refusal @ CgroupError::InUse(_))) => Ok(Some(refusal)),
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => Ok(None),
+        }
     };
-    blocking("take the container's cgroup", claim).await?;
+    if let Some(refusal) = blocking("look at the container's cgroup", claim).await? {
+        return Err(Error::InvalidSpec(refusal.to_string()));
+    }
     let write =
         move || -> io::Result<()> { fs::write(bundle.join(RECORD), serde_json::to_vec(&record)?) };
     blocking("write the container's record", write).await
