@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::unistd::Pid;
-use sys::cgroup::Driver;
 use sys::seqpacket::Message;
 use wasm::module::Prepared;
 use wasm::sandbox::{Launched, START};
@@ -91,7 +90,9 @@ impl Keeper {
         prepared: &Prepared,
         stdio: [OwnedFd; 3],
     ) -> Result<(), Failure> {
-        if create.sandbox.cgroup.driver() == Driver::Cgroupfs {
+        let scoped = sys::cgroup::needs_scope(&create.sandbox.cgroup)
+            .map_err(|error| Failure::Failed(sys::error::chain(&error)))?;
+        if !scoped {
             return self.clone_init(seq, &create, prepared, stdio, None);
         }
         let job = || wasm_side::start_scope(&create);

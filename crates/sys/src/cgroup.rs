@@ -160,8 +160,8 @@ impl Cgroup {
     /// Device rules are not applied: the guests whose cgroup is made here have
     /// no device nodes, and every mount they see is `nodev`.
     ///
-    /// A location in a slice is only limited: its scope must stand, made by
-    /// [`start_scope`] for this container, and goes by itself on an error.
+    /// On version 2 a location in a slice is only limited: its scope must stand,
+    /// made by [`start_scope`] for this container, and goes by itself on an error.
     ///
     /// # Errors
     /// [`CgroupError::InUse`] when processes live there already,
@@ -170,9 +170,10 @@ impl Cgroup {
     /// set.
     pub fn create(&self, resources: &LinuxResources) -> Result<()> {
         // A folder made behind systemd's back would lose its controllers, and
-        // with them its limits, at systemd's next reload.
-        if self.location.driver() == Driver::Systemd {
-            return match self.is_unified() && self.exists() {
+        // with them its limits, at systemd's next reload. Of version 1 systemd
+        // manages a hierarchy of its own, and the others are anybody's.
+        if self.location.driver() == Driver::Systemd && self.is_unified() {
+            return match self.exists() {
                 true => self.update(resources),
                 false => Err(CgroupError::SystemdScope(self.location.relative().to_owned())),
             };
@@ -366,6 +367,16 @@ impl Cgroup {
     fn is_unified(&self) -> bool {
         self.folders.iter().all(|folder| folder.hierarchy.is_v2())
     }
+}
+
+/// Says whether systemd has to make the cgroup at `location` on this host: a scope
+/// of version 2. On version 1 its path is a folder like any other, as for a
+/// Linux container.
+///
+/// # Errors
+/// When the host's hierarchies cannot be found.
+pub fn needs_scope(location: &Location) -> Result<bool> {
+    Ok(location.driver() == Driver::Systemd && Hierarchies::of_host()?.is_unified())
 }
 
 /// Removes the cgroup at `location` from every hierarchy of this host, as

@@ -27,7 +27,7 @@ use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp, PosixRlimit};
 use serde::{Deserialize, Serialize};
-use sys::cgroup::{Cgroup, CgroupError, Driver, Hierarchies, Location};
+use sys::cgroup::{Cgroup, CgroupError, Hierarchies, Location};
 use sys::namespace::{Kind, Template};
 use sys::pidfd::PidFd;
 use sys::process::{Fork, SingleThreaded, exit_now};
@@ -174,7 +174,7 @@ pub fn launch(
     });
     // A scope goes by itself, with the process that holds it open.
     if launched.is_err()
-        && plan.cgroup.driver() == Driver::Cgroupfs
+        && !sys::cgroup::needs_scope(&plan.cgroup)?
         && let Err(error) = cgroup.remove()
     {
         log::warn!("remove the cgroup of a container that was not launched: {error}");
