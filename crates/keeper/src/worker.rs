@@ -31,15 +31,7 @@ pub(crate) fn spawn(
     keeps: Keeps<'_>,
     job: impl FnOnce() -> Outcome,
 ) -> io::Result<(Pid, Seqpacket)> {
-    let (keeper_end, worker_end) = Seqpacket::pair()?;
-    let keeper = getpid();
-    match single.fork(CloneFlags::empty())? {
-        Fork::Parent { pid, .. } => Ok((pid, keeper_end)),
-        Fork::Child => {
-            drop(keeper_end);
-            sys::process::exit_now(report(&worker_end, keeper, keeps, job))
-        }
-    }
+    fork(single, |link, keeper| report(link, keeper, keeps, job))
 }
 
 /// As [`spawn`], for a worker that lives on after its success until its link is
@@ -48,23 +40,34 @@ pub(crate) fn spawn_holder(
     single: &SingleThreaded,
     job: impl FnOnce() -> Outcome,
 ) -> io::Result<(Pid, Seqpacket)> {
+    fork(single, |link, keeper| {
+        let mut holds = false;
+        let code = report(link, keeper, Keeps::All, || {
+            let outcome = job();
+            holds = outcome.is_ok();
+            outcome
+        });
+        if holds {
+            // Whatever comes, or the link's end, lets it go.
+            let _released = link.recv();
+        }
+        code
+    })
+}
+
+/// Forks a child that runs `work` with its end of a new link and the keeper's
+/// process id, and ends with the exit code that `work` returns.
+fn fork(
+    single: &SingleThreaded,
+    work: impl FnOnce(&Seqpacket, Pid) -> i32,
+) -> io::Result<(Pid, Seqpacket)> {
     let (keeper_end, worker_end) = Seqpacket::pair()?;
     let keeper = getpid();
     match single.fork(CloneFlags::empty())? {
         Fork::Parent { pid, .. } => Ok((pid, keeper_end)),
         Fork::Child => {
             drop(keeper_end);
-            let mut holds = false;
-            let code = report(&worker_end, keeper, Keeps::All, || {
-                let outcome = job();
-                holds = outcome.is_ok();
-                outcome
-            });
-            if holds {
-                // Whatever comes, or the link's end, lets it go.
-                let _released = worker_end.recv();
-            }
-            sys::process::exit_now(code)
+            sys::process::exit_now(work(&worker_end, keeper))
         }
     }
 }
