@@ -1,6 +1,5 @@
 //! A shim server, started and ended the way containerd does it.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_shim::api::{ConnectRequest, ConnectResponse, Empty, ShutdownRequest};
 use testkit::command::Invocation;
-use testkit::process::Process;
+use testkit::process::{self, Process};
 
 use crate::contestant::Contestant;
 use crate::lab::{Bundle, Lab};
@@ -41,22 +40,9 @@ impl Server {
 
     /// Returns the server and all that descends from it: its helpers and the containers.
     pub(crate) fn family(&self) -> Vec<Process> {
-        let all = Process::all();
-        let mut members = BTreeSet::from([self.pid]);
-        loop {
-            let before = members.len();
-            for process in &all {
-                if members.contains(&process.parent) {
-                    members.insert(process.pid);
-                }
-            }
-            if members.len() == before {
-                break;
-            }
-        }
-        all.into_iter()
-            .filter(|process| members.contains(&process.pid) && !process.is_zombie())
-            .collect()
+        let mut members = process::family(|process| process.pid == self.pid, &[]);
+        members.retain(|process| !process.is_zombie());
+        members
     }
 
     /// Asks the server to end and waits until it and its helpers have.

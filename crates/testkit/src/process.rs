@@ -66,15 +66,16 @@ pub fn cgroups_of(pid: i32) -> Vec<String> {
 }
 
 /// Returns the processes that `seed` picks, all that descend from them, and all in the given cgroups or below.
-pub(crate) fn family(seed: impl Fn(&Process) -> bool, groups: &[String]) -> Vec<Process> {
+pub fn family(seed: impl Fn(&Process) -> bool, groups: &[String]) -> Vec<Process> {
     let all = Process::all();
     let in_groups = |pid: i32| {
-        cgroups_of(pid).iter().any(|path| {
-            groups.iter().any(|group| {
-                path.strip_prefix(group.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        !groups.is_empty()
+            && cgroups_of(pid).iter().any(|path| {
+                groups.iter().any(|group| {
+                    path.strip_prefix(group.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                })
             })
-        })
     };
     let mut members: BTreeSet<i32> = all
         .iter()
