@@ -1,4 +1,5 @@
-//! Finds out which file of the rootfs a container's first argument means.
+//! Finds out which file of the rootfs a container's first argument means, and
+//! ([`exec_target`]) which module that of a further process in a wasm container.
 //!
 //! Only words are handled here. The caller opens the candidates one after the
 //! other below the rootfs (symlinks resolved inside it) and takes the first
@@ -7,6 +8,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::detect::LayerFacts;
+
+mod exec;
+
+pub use exec::{ExecError, ExecModule, ExecTarget, Running, exec_target};
 
 /// How many folders of PATH are looked at.
 const MAX_FOLDERS: usize = 64;

@@ -6,7 +6,7 @@ use sys::cgroup::Location;
 use sys::pidfd::PidFd;
 use sys::seqpacket::Seqpacket;
 
-use crate::message::CreateWasm;
+use crate::wasm_side::Order;
 use crate::worker::Holder;
 
 /// A child of the keeper that is not reaped yet.
@@ -16,15 +16,27 @@ pub(crate) enum Child {
     Worker { seq: u64, link: Option<Seqpacket>, then: Then },
     /// A worker that has reported and is about to end.
     Spent,
-    /// A wasm init that is building its sandbox. Until it is in its cgroup, a
-    /// scope of systemd's is held open for it.
-    Preparing { seq: u64, link: Seqpacket, pidfd: PidFd, cgroup: Location, holder: Option<Holder> },
-    /// A wasm init that could not, and is about to end.
-    Doomed { seq: u64, cgroup: Location, why: String },
-    /// A wasm init whose sandbox stands; it runs its module when told.
+    /// A wasm process that is building its sandbox, or entering one.
+    Preparing(Preparing),
+    /// A wasm process that could not, and is about to end.
+    Doomed { seq: u64, cgroup: Option<Location>, why: String },
+    /// A wasm process in its sandbox; it runs its module when told.
     Waiting { link: Seqpacket },
-    /// A container's init.
+    /// A process of a container.
     Running,
+}
+
+/// A wasm process that has been cloned and has not reported yet.
+pub(crate) struct Preparing {
+    pub(crate) seq: u64,
+    pub(crate) link: Seqpacket,
+    pub(crate) pidfd: PidFd,
+    /// The master of its terminal.
+    pub(crate) console: Option<OwnedFd>,
+    /// The cgroup that was made for it, to be removed should it fail.
+    pub(crate) cgroup: Option<Location>,
+    /// Until it is in its cgroup, a scope of systemd's is held open for it.
+    pub(crate) holder: Option<Holder>,
 }
 
 /// What follows a worker's success.
@@ -33,12 +45,12 @@ pub(crate) enum Then {
     Answer,
     /// It tidied up after a failure: tell that.
     Fail { why: String },
-    /// It made a container: watch the init, then pass the reply on.
+    /// It made a process: watch that, then pass the reply on.
     TellCreated,
-    /// Load the compiled module and clone the container's init.
-    Launch { create: Box<CreateWasm>, stdio: [OwnedFd; 3] },
+    /// Load the compiled module and clone the process.
+    Launch(Order),
     /// Clone the container's init into the scope that the worker holds open.
-    Enter { create: Box<CreateWasm>, stdio: [OwnedFd; 3] },
+    Enter(Order),
 }
 
 impl Child {
@@ -46,7 +58,7 @@ impl Child {
     pub(crate) fn link(&self) -> Option<&Seqpacket> {
         match self {
             Self::Worker { link, .. } => link.as_ref(),
-            Self::Preparing { link, .. } => Some(link),
+            Self::Preparing(preparing) => Some(&preparing.link),
             Self::Spent | Self::Doomed { .. } | Self::Waiting { .. } | Self::Running => None,
         }
     }

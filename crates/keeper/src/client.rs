@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use sys::pidfd::{ExitStatus, Identity, PidFd};
 use sys::seqpacket::{Message, Seqpacket};
+use sys::stdio::Stdio;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
 use crate::Spawned;
-use crate::message::{Call, CreateWasm, Failure, LinuxContainer, Reply, Report, Request};
+use crate::message::{Call, CreateWasm, ExecWasm, Failure, LinuxContainer, Reply, Report, Request};
 
 /// A handle on the keeper; clones share one socket.
 #[derive(Debug, Clone)]
@@ -22,24 +23,51 @@ pub struct Keeper {
     shared: Arc<Shared>,
 }
 
-/// A created container's init.
+/// A process that was made.
 #[derive(Debug)]
 pub struct Created {
     /// Its process id in the server's process namespace.
     pub pid: i32,
     /// Its pidfd; `None` when it had ended before anyone could open one.
     pub pidfd: Option<Arc<PidFd>>,
+    /// The master of its terminal, if it was to get one.
+    pub console: Option<OwnedFd>,
     /// Holds its end once that is known.
     pub exit: watch::Receiver<Option<Exit>>,
 }
 
-/// How and when an init ended.
+/// How and when a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// Code or signal.
     pub status: ExitStatus,
     /// When the server learnt it.
     pub at: SystemTime,
+}
+
+/// The descriptors that a wasm process is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// What it tells of itself while it runs.
+    pub gauge: BorrowedFd<'a>,
+    /// Its standard streams.
+    pub stdio: &'a Stdio,
+    /// The module's bytes, where the keeper needs them.
+    pub module: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn descriptors(&self) -> Vec<BorrowedFd<'a>> {
+        [self.gauge].into_iter().chain(streams(self.stdio)).chain(self.module).collect()
+    }
+}
+
+/// The descriptors of given streams; a terminal is made where the process is.
+fn streams(stdio: &Stdio) -> Vec<BorrowedFd<'_>> {
+    match stdio {
+        Stdio::Streams(streams) => streams.iter().map(AsFd::as_fd).collect(),
+        Stdio::Terminal => Vec::new(),
+    }
 }
 
 #[derive(Debug)]
@@ -54,11 +82,11 @@ struct Shared {
 struct State {
     gone: bool,
     calls: HashMap<u64, oneshot::Sender<Answer>>,
-    inits: HashMap<i32, Init>,
+    processes: HashMap<i32, Watched>,
 }
 
 #[derive(Debug)]
-struct Init {
+struct Watched {
     pidfd: Option<Arc<PidFd>>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -107,10 +135,21 @@ impl Keeper {
     pub async fn create_linux(
         &self,
         create: linux::CreateRequest,
-        stdio: &[OwnedFd; 3],
+        stdio: &Stdio,
     ) -> Result<Created, Failure> {
-        let fds = stdio.each_ref().map(AsFd::as_fd);
-        self.create(Request::CreateLinux(create), &fds).await
+        self.make(Request::CreateLinux(create), &streams(stdio)).await
+    }
+
+    /// Runs another process in a Linux container.
+    ///
+    /// # Errors
+    /// Returns why it does not run.
+    pub async fn exec_linux(
+        &self,
+        exec: linux::ExecRequest,
+        stdio: &Stdio,
+    ) -> Result<Created, Failure> {
+        self.make(Request::ExecLinux(exec), &streams(stdio)).await
     }
 
     /// Creates a wasm container whose init waits for [`Keeper::start_wasm`].
@@ -121,12 +160,18 @@ impl Keeper {
     pub async fn create_wasm(
         &self,
         create: CreateWasm,
-        stdio: &[OwnedFd; 3],
-        module: Option<BorrowedFd<'_>>,
+        parts: Parts<'_>,
     ) -> Result<Created, Failure> {
-        let mut fds: Vec<BorrowedFd<'_>> = stdio.iter().map(AsFd::as_fd).collect();
-        fds.extend(module);
-        self.create(Request::CreateWasm(Box::new(create)), &fds).await
+        self.make(Request::CreateWasm(Box::new(create)), &parts.descriptors()).await
+    }
+
+    /// Makes another process in a wasm container, which waits for
+    /// [`Keeper::start_wasm`].
+    ///
+    /// # Errors
+    /// As [`Keeper::create_wasm`].
+    pub async fn exec_wasm(&self, exec: ExecWasm, parts: Parts<'_>) -> Result<Created, Failure> {
+        self.make(Request::ExecWasm(Box::new(exec)), &parts.descriptors()).await
     }
 
     /// Lets a created Linux container run.
@@ -137,7 +182,7 @@ impl Keeper {
         self.act(Request::StartLinux(container)).await
     }
 
-    /// Lets a created wasm container run.
+    /// Lets a wasm process that was made run its module.
     ///
     /// # Errors
     /// Returns why it could not be started.
@@ -153,13 +198,13 @@ impl Keeper {
         self.act(Request::DeleteLinux(container)).await
     }
 
-    async fn create(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Created, Failure> {
+    async fn make(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Created, Failure> {
         match self.call(request, fds).await? {
             Answer::Created(created) => Ok(created),
             Answer::Failed(failure) => Err(failure),
-            Answer::Done => {
-                Err(Failure::Failed("the keeper answered a create without a process".to_owned()))
-            }
+            Answer::Done => Err(Failure::Failed(
+                "the keeper answered without the process that was asked for".to_owned(),
+            )),
         }
     }
 
@@ -239,12 +284,13 @@ impl Shared {
         match report {
             Report::Reply { seq, outcome } => {
                 let answer = match outcome {
-                    Ok(Reply::Created { pid }) => {
-                        let pidfd =
-                            message.fds.into_iter().next().map(|fd| Arc::new(PidFd::from(fd)));
+                    Ok(Reply::Created { pid, terminal }) => {
+                        let mut fds = message.fds;
+                        let console = if terminal { fds.pop() } else { None };
+                        let pidfd = fds.pop().map(|fd| Arc::new(PidFd::from(fd)));
                         let (sender, exit) = watch::channel(None);
-                        state.inits.insert(pid, Init { pidfd: pidfd.clone(), exit: sender });
-                        Answer::Created(Created { pid, pidfd, exit })
+                        state.processes.insert(pid, Watched { pidfd: pidfd.clone(), exit: sender });
+                        Answer::Created(Created { pid, pidfd, console, exit })
                     }
                     Ok(Reply::Done) => Answer::Done,
                     Err(failure) => Answer::Failed(failure),
@@ -256,8 +302,8 @@ impl Shared {
                 }
             }
             Report::Exited { pid, status } => {
-                if let Some(init) = state.inits.remove(&pid) {
-                    init.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
+                if let Some(process) = state.processes.remove(&pid) {
+                    process.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
                 }
             }
         }
@@ -270,13 +316,13 @@ impl Shared {
         let mut state = self.lock();
         state.gone = true;
         state.calls.clear();
-        for (pid, init) in state.inits.drain() {
+        for (pid, process) in state.processes.drain() {
             tokio::spawn(async move {
-                let status = wait_for(init.pidfd.as_deref()).await.unwrap_or_else(|error| {
+                let status = wait_for(process.pidfd.as_deref()).await.unwrap_or_else(|error| {
                     log::error!("cannot learn how process {pid} ended: {error}");
                     ExitStatus::UNOBSERVED
                 });
-                init.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
+                process.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
             });
         }
     }

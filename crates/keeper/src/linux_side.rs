@@ -1,17 +1,28 @@
-//! The three calls into libcontainer, as workers make them.
+//! The calls on Linux containers, as workers make them.
 
-use std::os::fd::OwnedFd;
-
-use linux::StartError;
+use linux::{Made, StartError};
 use sys::error::chain;
+use sys::stdio::Stdio;
 
 use crate::message::{Failure, LinuxContainer, Reply, told};
-use crate::worker::Outcome;
+use crate::worker::{Done, Outcome};
 
-pub(crate) fn create(create: &linux::CreateRequest, stdio: [OwnedFd; 3]) -> Outcome {
-    linux::create(create, stdio)
-        .map(|pid| Reply::Created { pid: pid.as_raw() })
-        .map_err(|error| told(error.is_refusal(), &error))
+pub(crate) fn create(create: &linux::CreateRequest, stdio: Stdio) -> Done {
+    made(linux::create(create, stdio).map_err(|error| told(error.is_refusal(), &error)))
+}
+
+pub(crate) fn exec(exec: &linux::ExecRequest, stdio: Stdio) -> Done {
+    made(linux::exec(exec, stdio).map_err(|error| told(error.is_refusal(), &error)))
+}
+
+fn made(made: Result<Made, Failure>) -> Done {
+    match made {
+        Ok(Made { pid, console }) => {
+            let reply = Reply::Created { pid: pid.as_raw(), terminal: console.is_some() };
+            Done { outcome: Ok(reply), console }
+        }
+        Err(failure) => Err(failure).into(),
+    }
 }
 
 pub(crate) fn start(container: &LinuxContainer) -> Outcome {

@@ -18,18 +18,26 @@ pub struct Call {
 /// What the server can ask for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Creates a Linux container. Descriptors: stdin, stdout, stderr.
+    /// Creates a Linux container. Descriptors: stdin, stdout, stderr; none for a
+    /// terminal.
     CreateLinux(linux::CreateRequest),
     /// Lets a created Linux container's init execute its program.
     StartLinux(LinuxContainer),
     /// Removes what is left of a Linux container, killing it if it runs.
     DeleteLinux(LinuxContainer),
-    /// Creates a wasm container. Descriptors: stdin, stdout, stderr and, where
-    /// the server has it at hand, the module.
+    /// Runs another process in a Linux container. Descriptors as for its create.
+    ExecLinux(linux::ExecRequest),
+    /// Creates a wasm container. Descriptors: the gauge, then stdin, stdout and
+    /// stderr unless it gets a terminal, and last, where the server has it at hand,
+    /// the module.
     CreateWasm(Box<CreateWasm>),
-    /// Lets a created wasm container's init run its module.
+    /// Makes another process in a wasm container's sandbox. Descriptors as for its
+    /// create.
+    ExecWasm(Box<ExecWasm>),
+    /// Lets a process made by [`Request::CreateWasm`] or [`Request::ExecWasm`] run
+    /// its module.
     StartWasm {
-        /// The init's process id, as the create answered it.
+        /// The process's id, as its making was answered.
         pid: i32,
     },
 }
@@ -56,20 +64,31 @@ pub struct CreateWasm {
     pub module: image::Digest,
 }
 
+/// All that another process of a wasm container is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecWasm {
+    /// The sandbox it joins, and who it is there.
+    pub joined: wasm::sandbox::Joined,
+    /// Arguments, environment, what to call and engine limits.
+    pub guest: wasm::command::Guest,
+    /// Digest of the module, by which its native code is kept.
+    pub module: image::Digest,
+}
+
 /// What the keeper says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
-    /// Answers the call `seq`. A `Created` carries the init's pidfd, unless
-    /// that process is gone already.
+    /// Answers the call `seq`. A `Created` carries the process's pidfd, unless
+    /// it is gone already, and then the terminal's master, if it got a terminal.
     Reply {
         /// The call's number.
         seq: u64,
         /// How it went.
         outcome: Result<Reply, Failure>,
     },
-    /// A container's init ended. Comes after the reply that named it.
+    /// A container's process ended. Comes after the reply that named it.
     Exited {
-        /// The init's process id.
+        /// Its process id.
         pid: i32,
         /// How it ended.
         status: ExitStatus,
@@ -79,10 +98,13 @@ pub enum Report {
 /// A request that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// The container is created; its init waits for the start.
+    /// The process is there. An init, and any of a wasm container, waits for its
+    /// start; another of a Linux container runs.
     Created {
-        /// The init's process id, in the server's process namespace.
+        /// Its process id, in the server's process namespace.
         pid: i32,
+        /// Whether it got a terminal, whose master is the last descriptor.
+        terminal: bool,
     },
     /// Done, nothing to tell.
     Done,

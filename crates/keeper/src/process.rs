@@ -1,9 +1,9 @@
 //! The keeper's loop: waits for requests ([`crate::calls`]), for what children say
 //! and for their ends ([`crate::reports`]).
 //!
-//! A wasm container's init goes through `Preparing`, `Waiting` and `Running`; a
-//! Linux one is made by a worker and known from that worker's report on. The
-//! server always hears of a container's creation before its exit.
+//! A wasm process goes through `Preparing`, `Waiting` and `Running`; a Linux one is
+//! made by a worker and known from that worker's report on. The server always hears
+//! of a process before its exit.
 
 use std::collections::HashMap;
 use std::io;
@@ -49,8 +49,8 @@ pub(crate) struct Keeper {
     pub(crate) title: TitleMap,
     pub(crate) signals: SignalFd,
     pub(crate) children: HashMap<Pid, Child>,
-    /// Ends of processes nobody knows, while a Linux create is under way: its
-    /// init can end before the worker's report is read.
+    /// Ends of processes nobody knows, while a worker makes a Linux process: that
+    /// can end before the worker's report is read.
     pub(crate) early_exits: HashMap<Pid, ExitStatus>,
     pub(crate) place: Place,
     pub(crate) wasm: Option<WasmSide>,
@@ -138,7 +138,7 @@ impl Keeper {
                 Child::Running => {}
                 Child::Worker { .. }
                 | Child::Spent
-                | Child::Preparing { .. }
+                | Child::Preparing(_)
                 | Child::Doomed { .. }
                 | Child::Waiting { .. } => nix::sys::signal::kill(*pid, Signal::SIGKILL)?,
             }
@@ -155,12 +155,12 @@ impl Keeper {
         &self,
         seq: u64,
         outcome: Outcome,
-        pidfd: Option<BorrowedFd<'_>>,
+        fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.tell(&Report::Reply { seq, outcome }, pidfd)
+        self.tell(&Report::Reply { seq, outcome }, fds)
     }
 
-    pub(crate) fn tell(&self, report: &Report, pidfd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.socket.send(&serde_json::to_vec(report)?, pidfd.as_slice())
+    pub(crate) fn tell(&self, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.socket.send(&serde_json::to_vec(report)?, fds)
     }
 }

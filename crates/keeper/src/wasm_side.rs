@@ -5,22 +5,29 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use image::Digest;
+use sys::cgroup::Location;
 use sys::error::chain;
 use sys::namespace::Template;
 use sys::process::SingleThreaded;
 use sys::seccomp::Filter;
+use sys::stdio::Stdio;
+use sys::terminal::Terminal;
 use sys::title::TitleMap;
 use wasm::cache::Cache;
+use wasm::command::{Guest, Preopen};
 use wasm::engine::{Engine, EngineSettings};
+use wasm::gauge::{CodeOrigin, Recorder};
 use wasm::module::Prepared;
-use wasm::sandbox::{Kit, Launched};
+use wasm::sandbox::{Kit, Launched, SandboxPlan};
 
 use crate::Place;
-use crate::message::{CreateWasm, Failure, Reply, told};
+use crate::message::{CreateWasm, ExecWasm, Failure, Reply, told};
 use crate::worker::Outcome;
 
 /// A compilation may use this much address space, in bytes, and processor time,
@@ -55,9 +62,11 @@ impl WasmSide {
         Ok(Self { engine, cache, filter, template, prepared: HashMap::new() })
     }
 
-    /// Returns the module's mapped code, loading it at its first use.
-    pub(crate) fn prepare(&mut self, module: &Digest) -> Result<Rc<Prepared>, Failure> {
+    /// Returns the mapped code of the order's module, loading it at its first use.
+    pub(crate) fn prepare(&mut self, order: &Order) -> Result<Rc<Prepared>, Failure> {
+        let module = order.module();
         if let Some(prepared) = self.prepared.get(module) {
+            order.mapped(CodeOrigin::Warm);
             return Ok(Rc::clone(prepared));
         }
         let loaded = wasm::module::load(&self.engine, &self.cache, module);
@@ -71,45 +80,141 @@ impl WasmSide {
         })?;
         let prepared = Rc::new(prepared);
         self.prepared.insert(*module, Rc::clone(&prepared));
+        order.mapped(CodeOrigin::Cached);
         Ok(prepared)
     }
 
-    /// Compiles a module into the cache. Runs in a worker.
-    pub(crate) fn compile(&self, bytes: OwnedFd, module: &Digest) -> Outcome {
+    /// Compiles the order's module into the cache. Runs in a worker.
+    pub(crate) fn compile(&self, bytes: OwnedFd, order: &Order) -> Outcome {
         use nix::sys::resource::{Resource, setrlimit};
         setrlimit(Resource::RLIMIT_AS, COMPILE_ADDRESS_SPACE, COMPILE_ADDRESS_SPACE)
             .and_then(|()| {
                 setrlimit(Resource::RLIMIT_CPU, COMPILE_CPU_SECONDS, COMPILE_CPU_SECONDS)
             })
             .map_err(failed("cannot bound a compilation"))?;
-        wasm::compile::compile(&self.engine, &self.cache, &File::from(bytes), module)
+        wasm::compile::compile(&self.engine, &self.cache, &File::from(bytes), order.module())
             .map_err(|error| told(error.is_refusal(), &error))?;
         Ok(Reply::Done)
     }
 
-    /// Clones the init of a wasm container. It reports over its link.
-    pub(crate) fn launch(
+    /// Clones the process. It reports over its link.
+    pub(crate) fn clone(
         &self,
         single: &SingleThreaded,
         title: &TitleMap,
-        create: &CreateWasm,
+        order: Order,
         prepared: &Prepared,
-        stdio: [OwnedFd; 3],
-    ) -> Result<Launched, Failure> {
-        let guest = &create.guest;
+    ) -> Result<Cloned, Failure> {
+        let Order { what, stdio, gauge, .. } = order;
+        let (stdio, console) = streams(stdio).map_err(failed("cannot open a terminal"))?;
+        let guest = what.guest();
+        prepared.check(guest).map_err(|error| told(true, &error))?;
         let kit = Kit { single, template: &self.template, title, filter: &self.filter };
-        wasm::sandbox::launch(kit, &create.sandbox, stdio, prepared.descriptors(), |preopens| {
-            wasm::command::run(prepared, guest, preopens)
-        })
-        .map_err(|error| Failure::Failed(chain(&error)))
+        let keep = prepared.descriptors();
+        let run = |preopens: &[Preopen]| wasm::command::run(prepared, guest, preopens, &gauge);
+        let launched = match &what {
+            What::Init(create) => {
+                wasm::sandbox::launch(kit, &create.sandbox, stdio, keep, &gauge, run)
+            }
+            What::Another(exec) => wasm::sandbox::join(kit, &exec.joined, stdio, keep, &gauge, run),
+        };
+        let launched = launched.map_err(|error| Failure::Failed(chain(&error)))?;
+        Ok(Cloned { launched, console })
+    }
+}
+
+/// A wasm process to be made, with all that came for it.
+pub(crate) struct Order {
+    pub(crate) what: What,
+    stdio: Stdio,
+    gauge: Recorder,
+    /// When its module began to be compiled, if it has to be.
+    compiling: Option<Instant>,
+}
+
+/// Which process of its container it is.
+pub(crate) enum What {
+    /// The first, whose sandbox is made for it.
+    Init(Box<CreateWasm>),
+    /// Another one in the same sandbox.
+    Another(Box<ExecWasm>),
+}
+
+/// A cloned process, and the master of its terminal.
+pub(crate) struct Cloned {
+    pub(crate) launched: Launched,
+    pub(crate) console: Option<OwnedFd>,
+}
+
+impl What {
+    pub(crate) fn sandbox(&self) -> &SandboxPlan {
+        match self {
+            Self::Init(create) => &create.sandbox,
+            Self::Another(exec) => &exec.joined.plan,
+        }
+    }
+
+    fn guest(&self) -> &Guest {
+        match self {
+            Self::Init(create) => &create.guest,
+            Self::Another(exec) => &exec.guest,
+        }
+    }
+}
+
+impl Order {
+    pub(crate) fn new(what: What, stdio: Stdio, gauge: OwnedFd) -> Result<Self, Failure> {
+        let gauge = Recorder::map(gauge).map_err(failed("cannot map the gauge"))?;
+        Ok(Self { what, stdio, gauge, compiling: None })
+    }
+
+    /// Notes that its module is being compiled from now on.
+    pub(crate) fn compiling(&mut self) {
+        self.compiling = Some(Instant::now());
+    }
+
+    /// Tells its gauge where its native code came from.
+    fn mapped(&self, origin: CodeOrigin) {
+        match self.compiling {
+            Some(since) => self.gauge.compiled(since.elapsed()),
+            None => self.gauge.code(origin),
+        }
+    }
+
+    /// The digest of its module.
+    pub(crate) fn module(&self) -> &Digest {
+        match &self.what {
+            What::Init(create) => &create.module,
+            What::Another(exec) => &exec.module,
+        }
+    }
+
+    /// The cgroup that is made for it, and goes if it fails.
+    pub(crate) fn own_cgroup(&self) -> Option<&Location> {
+        match &self.what {
+            What::Init(create) => Some(&create.sandbox.cgroup),
+            What::Another(_) => None,
+        }
+    }
+}
+
+/// The standard streams of a process: those given, or three of a new terminal,
+/// whose master is returned beside.
+fn streams(stdio: Stdio) -> io::Result<([OwnedFd; 3], Option<OwnedFd>)> {
+    match stdio {
+        Stdio::Streams(streams) => Ok((streams, None)),
+        Stdio::Terminal => {
+            let Terminal { master, slave } = sys::terminal::open_on_host()?;
+            Ok(([slave.try_clone()?, slave.try_clone()?, slave], Some(master)))
+        }
     }
 }
 
 /// Has systemd make the container's scope, with the calling process in it. Runs
 /// in a worker, which holds the scope open until the init has come.
-pub(crate) fn start_scope(create: &CreateWasm) -> Outcome {
-    let resources = create.sandbox.resources.clone().unwrap_or_default();
-    sys::cgroup::start_scope(&create.sandbox.cgroup, &resources)
+pub(crate) fn start_scope(sandbox: &SandboxPlan) -> Outcome {
+    let resources = sandbox.resources.clone().unwrap_or_default();
+    sys::cgroup::start_scope(&sandbox.cgroup, &resources)
         .map_err(failed("cannot make the container's cgroup"))?;
     Ok(Reply::Done)
 }

@@ -4,7 +4,7 @@
 //! stays after its report: it holds open what it has made until it is let go.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
@@ -14,8 +14,21 @@ use sys::seqpacket::Seqpacket;
 
 use crate::message::{Failure, Reply};
 
-/// What a worker says before it ends.
+/// How a request went.
 pub(crate) type Outcome = Result<Reply, Failure>;
+
+/// What a worker says before it ends.
+pub(crate) struct Done {
+    pub(crate) outcome: Outcome,
+    /// The master of the terminal that a process it made got.
+    pub(crate) console: Option<OwnedFd>,
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, console: None }
+    }
+}
 
 /// Which descriptors a worker keeps of the keeper's, beside the standard ones.
 pub(crate) enum Keeps<'a> {
@@ -29,7 +42,7 @@ pub(crate) enum Keeps<'a> {
 pub(crate) fn spawn(
     single: &SingleThreaded,
     keeps: Keeps<'_>,
-    job: impl FnOnce() -> Outcome,
+    job: impl FnOnce() -> Done,
 ) -> io::Result<(Pid, Seqpacket)> {
     fork(single, |link, keeper| report(link, keeper, keeps, job))
 }
@@ -45,7 +58,7 @@ pub(crate) fn spawn_holder(
         let code = report(link, keeper, Keeps::All, || {
             let outcome = job();
             holds = outcome.is_ok();
-            outcome
+            outcome.into()
         });
         if holds {
             // Whatever comes, or the link's end, lets it go.
@@ -94,14 +107,17 @@ impl Drop for Holder {
 }
 
 /// Runs the job and sends its outcome; returns the worker's exit code.
-fn report(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>, job: impl FnOnce() -> Outcome) -> i32 {
-    let outcome = match prepare(link, keeper, keeps) {
+fn report(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>, job: impl FnOnce() -> Done) -> i32 {
+    let Done { outcome, console } = match prepare(link, keeper, keeps) {
         Ok(()) => job(),
-        Err(error) => Err(Failure::Failed(format!("cannot prepare a worker process: {error}"))),
+        Err(error) => {
+            Err(Failure::Failed(format!("cannot prepare a worker process: {error}"))).into()
+        }
     };
+    let console = console.as_ref().map(AsFd::as_fd);
     let sent = serde_json::to_vec(&outcome)
         .map_err(io::Error::other)
-        .and_then(|body| link.send(&body, &[]));
+        .and_then(|body| link.send(&body, console.as_slice()));
     i32::from(sent.is_err())
 }
 
@@ -124,10 +140,11 @@ fn prepare(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>) -> io::Result<()> {
     }
 }
 
-/// Reads a worker's outcome; `None` while it has not come or when it never will.
-pub(crate) fn outcome(link: &Seqpacket) -> Option<Outcome> {
-    let message = link.recv().ok().flatten()?;
-    Some(serde_json::from_slice(&message.body).unwrap_or_else(|error| {
+/// Reads a worker's report; `None` while it has not come or when it never will.
+pub(crate) fn done(link: &Seqpacket) -> Option<Done> {
+    let mut message = link.recv().ok().flatten()?;
+    let outcome = serde_json::from_slice(&message.body).unwrap_or_else(|error| {
         Err(Failure::Failed(format!("a worker's report is unreadable: {error}")))
-    }))
+    });
+    Some(Done { outcome, console: message.fds.pop() })
 }

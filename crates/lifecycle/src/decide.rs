@@ -1,6 +1,6 @@
 //! Decides whether a request fits the state a container is in.
 
-use crate::{Request, State};
+use crate::{ExecRequest, Request, State};
 
 /// What a door must do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ fn in_created(request: Request) -> Verdict {
         Request::Checkpoint => unknown("cannot checkpoint a task in created state"),
         Request::Start
         | Request::Kill
+        | Request::KillAll
         | Request::Delete
         | Request::Exec
         | Request::Update
@@ -74,6 +75,7 @@ fn in_running(request: Request) -> Verdict {
         Request::Delete => unknown("cannot delete a running process"),
         Request::Resume => unknown("cannot resume a running process"),
         Request::Kill
+        | Request::KillAll
         | Request::Exec
         | Request::Pause
         | Request::Update
@@ -94,6 +96,7 @@ fn in_paused(request: Request) -> Verdict {
         Request::Exec => unknown("cannot exec in a paused state"),
         Request::Pause => unknown("cannot pause a paused container"),
         Request::Kill
+        | Request::KillAll
         | Request::Resume
         | Request::Update
         | Request::Checkpoint
@@ -117,11 +120,40 @@ fn in_stopped(request: Request) -> Verdict {
         Request::Kill => FINISHED,
         // The terminal and the pipes ended with the process.
         Request::CloseIo | Request::ResizePty => Verdict::Ignore,
-        // The cgroup stays until the delete, so both still have an answer:
+        // The cgroup stays until the delete, so these still have an answer:
         // processes that outlived the first one, and the final usage.
-        Request::Pids | Request::Stats | Request::Delete | Request::State | Request::Wait => {
-            Verdict::Allow
+        Request::KillAll
+        | Request::Pids
+        | Request::Stats
+        | Request::Delete
+        | Request::State
+        | Request::Wait => Verdict::Allow,
+    }
+}
+
+/// Returns what to do with `request` to a process that was added to a container, in
+/// `state`; as long as it was not started it is created.
+pub fn decide_exec(state: State, request: ExecRequest) -> Verdict {
+    match (request, state) {
+        (ExecRequest::Start, State::Created) => Verdict::Allow,
+        (ExecRequest::Start, State::Running | State::Paused) => {
+            unknown("cannot start a running process")
         }
+        (ExecRequest::Start, State::Stopped) => unknown("cannot start a stopped process"),
+        (ExecRequest::Kill, State::Created) => {
+            deny(Code::FailedPrecondition, "process not created")
+        }
+        (ExecRequest::Kill, State::Running | State::Paused) => Verdict::Allow,
+        (ExecRequest::Kill, State::Stopped) => FINISHED,
+        (ExecRequest::Delete, State::Running | State::Paused) => {
+            unknown("cannot delete a running process")
+        }
+        (ExecRequest::Delete, State::Created | State::Stopped) => Verdict::Allow,
+        (ExecRequest::CloseIo, State::Stopped)
+        | (ExecRequest::CloseIo | ExecRequest::ResizePty, State::Created) => Verdict::Ignore,
+        (ExecRequest::ResizePty, State::Stopped) => unknown("cannot resize a stopped container"),
+        (ExecRequest::CloseIo | ExecRequest::ResizePty, State::Running | State::Paused)
+        | (ExecRequest::State | ExecRequest::Wait, _) => Verdict::Allow,
     }
 }
 
@@ -142,9 +174,10 @@ mod tests {
     /// One row per request, one column per state: `+` allow, `=` ignore, else
     /// the message of the denial.
     #[rustfmt::skip]
-    const TABLE: [(Request, [&str; 4]); 14] = [
+    const TABLE: [(Request, [&str; 4]); 15] = [
         (Request::Start, ["+", "cannot start a running process", "cannot start a paused process", "cannot start a stopped process"]),
         (Request::Kill, ["+", "+", "+", "process already finished"]),
+        (Request::KillAll, ["+", "+", "+", "+"]),
         (Request::Delete, ["+", "cannot delete a running process", "cannot delete a paused process", "+"]),
         (Request::Exec, ["+", "+", "cannot exec in a paused state", "cannot exec in a stopped state"]),
         (Request::Pause, ["cannot pause task in created state", "+", "cannot pause a paused container", "cannot pause a stopped container"]),
@@ -159,17 +192,42 @@ mod tests {
         (Request::Wait, ["+", "+", "+", "+"]),
     ];
 
+    /// As [`TABLE`], for a process that was added.
+    #[rustfmt::skip]
+    const EXEC_TABLE: [(ExecRequest, [&str; 4]); 7] = [
+        (ExecRequest::Start, ["+", "cannot start a running process", "cannot start a running process", "cannot start a stopped process"]),
+        (ExecRequest::Kill, ["process not created", "+", "+", "process already finished"]),
+        (ExecRequest::Delete, ["+", "cannot delete a running process", "cannot delete a running process", "+"]),
+        (ExecRequest::CloseIo, ["=", "+", "+", "="]),
+        (ExecRequest::ResizePty, ["=", "+", "+", "cannot resize a stopped container"]),
+        (ExecRequest::State, ["+", "+", "+", "+"]),
+        (ExecRequest::Wait, ["+", "+", "+", "+"]),
+    ];
+
+    fn shown(verdict: Verdict) -> &'static str {
+        match verdict {
+            Verdict::Allow => "+",
+            Verdict::Ignore => "=",
+            Verdict::Deny(reason) => reason.message,
+        }
+    }
+
+    #[test]
+    fn every_state_and_request_of_an_added_process_has_the_answer_of_runcs_shim() {
+        for ((request, answers), listed) in EXEC_TABLE.into_iter().zip(ExecRequest::ALL) {
+            assert_eq!(request, listed, "the table has a row for each request");
+            for (state, answer) in State::ALL.into_iter().zip(answers) {
+                assert_eq!(shown(decide_exec(state, request)), answer, "{request:?} in {state}");
+            }
+        }
+    }
+
     #[test]
     fn every_state_and_request_has_the_answer_of_runcs_shim() {
         for ((request, answers), listed) in TABLE.into_iter().zip(Request::ALL) {
             assert_eq!(request, listed, "the table has a row for each request");
             for (state, answer) in State::ALL.into_iter().zip(answers) {
-                let shown = match decide(state, request) {
-                    Verdict::Allow => "+",
-                    Verdict::Ignore => "=",
-                    Verdict::Deny(reason) => reason.message,
-                };
-                assert_eq!(shown, answer, "{request} in {state}");
+                assert_eq!(shown(decide(state, request)), answer, "{request} in {state}");
             }
         }
     }

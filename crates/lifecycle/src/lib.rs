@@ -21,8 +21,8 @@ pub mod id;
 pub mod request;
 pub mod state;
 
-pub use decide::{Code, Reason, Verdict, decide};
+pub use decide::{Code, Reason, Verdict, decide, decide_exec};
 pub use exit::ExitStatus;
 pub use id::{ContainerId, InvalidId};
-pub use request::Request;
+pub use request::{ExecRequest, Request};
 pub use state::State;

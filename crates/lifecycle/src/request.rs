@@ -2,14 +2,16 @@
 
 use std::fmt;
 
-/// A request to a container's first process, in the words of containerd's
+/// A request to a container or its first process, in the words of containerd's
 /// task API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Release the start gate.
     Start,
-    /// Send a signal.
+    /// Send its first process a signal.
     Kill,
+    /// Send every process of it a signal.
+    KillAll,
     /// Remove what is left of the container.
     Delete,
     /// Add another process to the container.
@@ -38,9 +40,10 @@ pub enum Request {
 
 impl Request {
     /// All requests, for tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Start,
         Self::Kill,
+        Self::KillAll,
         Self::Delete,
         Self::Exec,
         Self::Pause,
@@ -61,6 +64,7 @@ impl fmt::Display for Request {
         f.write_str(match self {
             Self::Start => "start",
             Self::Kill => "kill",
+            Self::KillAll => "kill all",
             Self::Delete => "delete",
             Self::Exec => "exec",
             Self::Pause => "pause",
@@ -75,4 +79,37 @@ impl fmt::Display for Request {
             Self::Wait => "wait",
         })
     }
+}
+
+/// A request to a process that was added to a container, in the words of
+/// containerd's task API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExecRequest {
+    /// Make it run.
+    Start,
+    /// Send it a signal.
+    Kill,
+    /// Forget it.
+    Delete,
+    /// Close its standard input.
+    CloseIo,
+    /// Change the size of its terminal.
+    ResizePty,
+    /// Ask for its state.
+    State,
+    /// Wait for its end.
+    Wait,
+}
+
+impl ExecRequest {
+    /// All requests, for tables.
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Kill,
+        Self::Delete,
+        Self::CloseIo,
+        Self::ResizePty,
+        Self::State,
+        Self::Wait,
+    ];
 }

@@ -19,7 +19,7 @@ use sys::pidfd::Identity;
 
 use crate::home::{Home, Record, load_spec};
 
-/// How long [`delete`] waits for a create that was cut off.
+/// How long [`delete`] waits for a create or an exec that was cut off.
 const MAKERS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a container was not removed completely. All that could be is gone; it
@@ -106,16 +106,16 @@ fn find(location: &Location, leftover: &mut Vec<String>) -> Option<Cgroup> {
     }
 }
 
-/// Waits until no process makes the container any more. A worker that was
+/// Waits until no process makes or joins the container any more. A worker that was
 /// killed can leave some that have not yet joined the cgroup: they would make it
-/// anew after it was removed.
+/// anew after it was removed, or outlive it.
 fn wait_for_makers(home: &Home, cgroup: Option<&Cgroup>) -> Result<(), String> {
     let deadline = Instant::now() + MAKERS_PATIENCE;
     loop {
         match home.is_being_made() {
             Ok(false) => return Ok(()),
             Ok(true) if Instant::now() < deadline => {}
-            Ok(true) => return Err("it is still being created".to_owned()),
+            Ok(true) => return Err("a process is still being made for it".to_owned()),
             Err(error) => return Err(chain(&error)),
         }
         if let Some(Err(error)) = cgroup.map(|it| it.signal_all(Signal::SIGKILL as i32)) {

@@ -4,7 +4,9 @@
 //! STATE_ROOT/ID/            mode 0700; making it takes the id
 //!   record.json             what has to be cleaned up, written before it exists
 //!   config.json             the spec as planned
-//!   making                  locked by every process that is making the container
+//!   confinement.json        what every process of the container is bound by
+//!   making                  locked by every process that is making the container, or
+//!                           joining it and not yet in its cgroup
 //!   state/ID/               libcontainer's own
 //! ```
 
@@ -19,11 +21,14 @@ use serde::{Deserialize, Serialize};
 use sys::cgroup::Location;
 use sys::pidfd::Identity;
 
+use crate::confinement::Confinement;
+
 /// Largest config.json that is read, in bytes.
 const MAX_SPEC: u64 = 32 * 1024 * 1024;
 
 const RECORD: &str = "record.json";
 pub(crate) const CONFIG: &str = "config.json";
+const CONFINEMENT: &str = "confinement.json";
 const MAKING: &str = "making";
 
 /// A file or folder of the state that refused.
@@ -92,7 +97,18 @@ impl Home {
         marked.map_err(StateError::new("lock", &path))
     }
 
-    /// Says whether a process that makes the container is still there: its
+    /// Marks that a process is joining the container, until the file and every copy
+    /// of it in forked processes is closed. Any number may at once.
+    pub(crate) fn mark_joining(&self) -> Result<File, StateError> {
+        let path = self.folder.join(MAKING);
+        let marked = File::open(&path).and_then(|file| {
+            file.try_lock_shared()?;
+            Ok(file)
+        });
+        marked.map_err(StateError::new("lock", &path))
+    }
+
+    /// Says whether a process that makes or joins the container is still there: its
     /// worker, or one that a worker that was killed has left behind.
     pub(crate) fn is_being_made(&self) -> Result<bool, StateError> {
         let path = self.folder.join(MAKING);
@@ -151,6 +167,21 @@ impl Home {
 
     pub(crate) fn load_spec(&self) -> Result<Spec, StateError> {
         load_spec(&self.folder)
+    }
+
+    pub(crate) fn save_confinement(&self, confinement: &Confinement) -> Result<(), StateError> {
+        self.save(CONFINEMENT, confinement)
+    }
+
+    /// Reads what every process of the container is bound by.
+    ///
+    /// # Errors
+    /// When it is not there or damaged: no process is bound by less.
+    pub(crate) fn load_confinement(&self) -> Result<Confinement, StateError> {
+        let path = self.folder.join(CONFINEMENT);
+        let failed = |error| StateError::new("read", &path)(error);
+        let text = fs::read(&path).map_err(failed)?;
+        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
     }
 
     /// Replaces a file as a whole: a reader finds the old or the new one.
@@ -244,5 +275,20 @@ mod tests {
         assert_eq!(home.load_record().unwrap(), Some(record));
         fs::write(home.folder().join(RECORD), "{").unwrap();
         assert_eq!(home.load_record().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn any_number_may_join_at_once_but_not_what_is_being_made() {
+        let scratch = tempfile::tempdir().unwrap();
+        let home = Home::at(scratch.path(), "web").unwrap();
+        home.take().unwrap();
+        assert_eq!(home.mark_joining().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let making = home.mark_making().unwrap();
+        assert_eq!(home.mark_joining().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(making);
+        let joining = (home.mark_joining().unwrap(), home.mark_joining().unwrap());
+        assert!(home.is_being_made().unwrap());
+        drop(joining);
+        assert!(!home.is_being_made().unwrap());
     }
 }

@@ -14,8 +14,12 @@
 
 mod cause;
 pub mod check;
+mod command;
+mod confinement;
+mod console;
 pub mod create;
 pub mod delete;
+pub mod exec;
 mod home;
 mod image_tree;
 pub mod plan;
@@ -28,8 +32,18 @@ mod stdio;
 pub use check::{UnsafeBundle, check};
 pub use create::{CreateError, create};
 pub use delete::{DeleteError, delete};
+pub use exec::{ExecError, ExecRequest, exec};
 pub use plan::{CreateRequest, Unsupported};
 pub use start::{StartError, start};
+
+/// A process that a call has made: a child of the caller's parent.
+#[derive(Debug)]
+pub struct Made {
+    /// Its id in the caller's PID namespace.
+    pub pid: nix::unistd::Pid,
+    /// The master of its terminal, if it has one.
+    pub console: Option<std::os::fd::OwnedFd>,
+}
 
 // A configured seccomp profile is skipped in silence by a libcontainer built
 // without this function; then this crate must not build either.

@@ -14,8 +14,12 @@ use oci_spec::runtime::{
 use serde::{Deserialize, Serialize};
 use sys::cgroup::{Driver, InvalidLocation, Location};
 use sys::seccomp::{Filter, FilterError};
+use sys::stdio::Stdio;
 
 use crate::check::is_bind;
+use crate::confinement::Confinement;
+
+mod cgroups;
 
 /// What a container is made from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +44,17 @@ pub enum Unsupported {
     /// A feature that would be ignored or done wrong.
     #[error("{0} is not supported")]
     Feature(String),
+    /// Streams came for a process that wants a terminal, or the other way round.
+    #[error("process.terminal is {terminal}, but its streams are {streams}")]
+    Terminal {
+        /// What the spec says.
+        terminal: bool,
+        /// What came with the call.
+        streams: &'static str,
+    },
+    /// A path that would depend on where the runtime happens to be.
+    #[error("working directory {0:?} is not an absolute path")]
+    WorkingDirectory(PathBuf),
     /// An id that setuid(2) takes for "leave it as it is".
     #[error("{0} 4294967295 is not a valid id")]
     InvalidId(&'static str),
@@ -64,6 +79,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) home: Option<&'a str>,
     /// The host has cgroup version 2 alone.
     pub(crate) unified: bool,
+    /// Where the host's cgroup hierarchies are mounted.
+    pub(crate) hierarchies: Vec<&'a Path>,
 }
 
 /// A spec that libcontainer runs as runc would run the original.
@@ -71,10 +88,14 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Plan {
     pub(crate) spec: Spec,
     pub(crate) cgroup: Location,
+    /// Folders of cgroups that are to be made first.
+    pub(crate) cgroup_folders: Vec<PathBuf>,
     /// libcontainer is to ask systemd for the cgroup.
     pub(crate) systemd: bool,
     /// The seccomp profile, where the spec no longer has it.
     pub(crate) filter: Option<Filter>,
+    /// What processes that join the container later are bound by.
+    pub(crate) confinement: Confinement,
 }
 
 /// Makes the plan.
@@ -83,11 +104,15 @@ pub(crate) fn plan(mut spec: Spec, facts: &Facts<'_>) -> Result<Plan, Unsupporte
     let cgroup = locate(&spec, facts)?;
     let systemd = facts.unified && cgroup.driver() == Driver::Systemd;
     let propagation = propagation(&spec)?;
+    let cgroup_folders = cgroups::settle(&mut spec, &cgroup, systemd, facts);
 
     spec.root_mut().as_mut().ok_or(Unsupported::Missing("root"))?.set_path(facts.rootfs.to_owned());
     let may_mknod = !facts.unified || allows_all_devices(&spec);
+    let confinement = Confinement::of(&spec, may_mknod);
     let process = spec.process_mut().as_mut().ok_or(Unsupported::Missing("process"))?;
-    settle_process(process, facts, may_mknod);
+    settle_process(process, may_mknod);
+    let env = process.env().clone().unwrap_or_default();
+    process.set_env(Some(with_home(env, || facts.home.map(str::to_owned))));
     let promised = process.no_new_privileges() == Some(true);
     let linux = spec.linux_mut().as_mut().ok_or(Unsupported::Missing("linux section"))?;
     linux.set_rootfs_propagation(propagation);
@@ -98,14 +123,34 @@ pub(crate) fn plan(mut spec: Spec, facts: &Facts<'_>) -> Result<Plan, Unsupporte
         // name with its colons for a folder.
         linux.set_cgroups_path(Some(Path::new("/").join(cgroup.relative())));
     }
-    Ok(Plan { spec, cgroup, systemd, filter })
+    Ok(Plan { spec, cgroup, cgroup_folders, systemd, filter, confinement })
 }
 
 fn refuse_unsupported(spec: &Spec) -> Result<(), Unsupported> {
-    let process = spec.process().as_ref().ok_or(Unsupported::Missing("process"))?;
+    refuse_unsupported_process(spec.process().as_ref().ok_or(Unsupported::Missing("process"))?)?;
     let linux = spec.linux().as_ref().ok_or(Unsupported::Missing("linux section"))?;
     let feature = |text: &str| Err(Unsupported::Feature(text.to_owned()));
+    if is_label(linux.mount_label()) {
+        return feature(LABEL);
+    }
+    if linux.intel_rdt().is_some() {
+        return feature("linux.intelRdt");
+    }
+    for mount in spec.mounts().iter().flatten() {
+        if options(mount).any(|option| option == "tmpcopyup") {
+            return feature(&format!("tmpcopyup, of mount {},", mount.destination().display()));
+        }
+    }
+    Ok(())
+}
 
+const LABEL: &str = "an SELinux label";
+
+fn is_label(label: &Option<String>) -> bool {
+    label.as_deref().is_some_and(|it| !it.is_empty())
+}
+
+fn refuse_unsupported_process(process: &Process) -> Result<(), Unsupported> {
     match process.args().as_deref() {
         None | Some([]) => return Err(Unsupported::Missing("process.args")),
         Some(args) => refuse_zero_bytes("process.args", args)?,
@@ -119,24 +164,25 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Unsupported> {
     if std::iter::once(user.gid()).chain(groups).any(|gid| gid == u32::MAX) {
         return Err(Unsupported::InvalidId("group"));
     }
-    if process.terminal() == Some(true) {
-        return feature("a terminal (process.terminal)");
+    // Accepted and then ignored, it would leave the container less confined than
+    // its owner believes.
+    match is_label(process.selinux_label()) {
+        true => Err(Unsupported::Feature(LABEL.to_owned())),
+        false => Ok(()),
     }
-    // Accepted and then ignored, these would leave the container less confined
-    // than its owner believes.
-    let labelled = |label: &Option<String>| label.as_deref().is_some_and(|it| !it.is_empty());
-    if labelled(process.selinux_label()) || labelled(linux.mount_label()) {
-        return feature("an SELinux label");
+}
+
+/// Checks that what a process is to have as its standard streams is what it asks for.
+pub(crate) fn agree(process: Option<&Process>, stdio: &Stdio) -> Result<(), Unsupported> {
+    let terminal = process.is_some_and(|process| process.terminal() == Some(true));
+    let streams = match stdio {
+        Stdio::Streams(_) => "given",
+        Stdio::Terminal => "not given",
+    };
+    match terminal == matches!(stdio, Stdio::Terminal) {
+        true => Ok(()),
+        false => Err(Unsupported::Terminal { terminal, streams }),
     }
-    if linux.intel_rdt().is_some() {
-        return feature("linux.intelRdt");
-    }
-    for mount in spec.mounts().iter().flatten() {
-        if options(mount).any(|option| option == "tmpcopyup") {
-            return feature(&format!("tmpcopyup, of mount {},", mount.destination().display()));
-        }
-    }
-    Ok(())
 }
 
 fn refuse_zero_bytes(what: &'static str, texts: &[String]) -> Result<(), Unsupported> {
@@ -151,7 +197,23 @@ fn locate(spec: &Spec, facts: &Facts<'_>) -> Result<Location, InvalidLocation> {
     Location::parse(given.and_then(|path| path.to_str()).filter(|path| !path.is_empty()), facts.id)
 }
 
-fn settle_process(process: &mut Process, facts: &Facts<'_>, may_mknod: bool) {
+/// Makes of an exec's process one that is run as runc would run the original.
+pub(crate) fn plan_exec(mut process: Process, may_mknod: bool) -> Result<Process, Unsupported> {
+    refuse_unsupported_process(&process)?;
+    if process.scheduler().is_some() {
+        return Err(Unsupported::Feature("a scheduler for an exec (process.scheduler)".to_owned()));
+    }
+    if process.exec_cpu_affinity().is_some() {
+        return Err(Unsupported::Feature("process.execCPUAffinity".to_owned()));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(Unsupported::WorkingDirectory(process.cwd().clone()));
+    }
+    settle_process(&mut process, may_mknod);
+    Ok(process)
+}
+
+fn settle_process(process: &mut Process, may_mknod: bool) {
     // "false" and "absent" mean the same; libcontainer takes the former for a
     // promise of no_new_privs and installs seccomp when it no longer may.
     if process.no_new_privileges() == Some(false) {
@@ -165,8 +227,6 @@ fn settle_process(process: &mut Process, facts: &Facts<'_>, may_mknod: bool) {
         true => capabilities,
         false => without_mknod(capabilities),
     }));
-    let env = process.env().clone().unwrap_or_default();
-    process.set_env(Some(with_home(env, facts.home)));
 }
 
 /// A set that is not given is empty; libcontainer would leave the worker's own.
@@ -247,14 +307,18 @@ fn take_filter(linux: &mut Linux, promised: bool) -> Result<Option<Filter>, Unsu
 /// Sets HOME if it is absent or empty. It must never be left open: libcontainer
 /// would then ask the C library, which loads name service modules from the
 /// image, into a process that still holds the worker's memory and descriptors.
-fn with_home(mut env: Vec<String>, home: Option<&str>) -> Vec<String> {
+pub(crate) fn with_home(
+    mut env: Vec<String>,
+    home: impl FnOnce() -> Option<String>,
+) -> Vec<String> {
     let is_set = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|it| !it.is_empty());
     // Of several the last counts, as for libcontainer.
     if env.iter().rfind(|entry| entry.starts_with("HOME=")).is_some_and(is_set) {
         return env;
     }
     env.retain(|entry| !entry.starts_with("HOME="));
-    env.push(format!("HOME={}", home.filter(|it| !it.is_empty()).unwrap_or("/")));
+    let home = home().filter(|it| !it.is_empty());
+    env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
     env
 }
 

@@ -17,12 +17,9 @@ pub(crate) fn above_standard(stdio: [OwnedFd; 3]) -> io::Result<[OwnedFd; 3]> {
     Ok([stdin?, stdout?, stderr?])
 }
 
-/// Gives the descriptors to the container's user, so that it can open
-/// `/dev/stdout` again. /dev/null belongs to everyone and stays as it is.
-pub(crate) fn give_to_user(stdio: &[OwnedFd; 3], spec: &Spec) -> io::Result<()> {
-    let Some(owner) = host_uid(spec) else {
-        return Ok(());
-    };
+/// Gives the descriptors to the container's user, in the host's number, so that it
+/// can open `/dev/stdout` again. /dev/null belongs to everyone and stays as it is.
+pub(crate) fn give_to(stdio: &[OwnedFd; 3], owner: u32) -> io::Result<()> {
     for fd in stdio {
         let found = fstat(fd)?;
         if found.st_uid == owner || is_null(&found) {
@@ -39,7 +36,7 @@ pub(crate) fn give_to_user(stdio: &[OwnedFd; 3], spec: &Spec) -> io::Result<()> 
 }
 
 /// The host's number of the container's user; none if only the kernel knows.
-fn host_uid(spec: &Spec) -> Option<u32> {
+pub(crate) fn host_uid(spec: &Spec) -> Option<u32> {
     let inside = spec.process().as_ref()?.user().uid();
     let linux = spec.linux().as_ref()?;
     let user = |it: &&oci_spec::runtime::LinuxNamespace| it.typ() == LinuxNamespaceType::User;

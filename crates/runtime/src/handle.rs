@@ -2,22 +2,22 @@
 //! its state.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use keeper::client::Created;
-use sys::cgroup::{Cgroup, Location};
+use keeper::message::Failure;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use sys::cgroup::{Cgroup, CgroupError, Location};
 use sys::error::chain;
-use sys::pidfd::PidFd;
 use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::stats::Stats;
+use crate::logs::{Kept, LogOptions, LogStream};
+use crate::memory::{MemoryKills, MemoryWatch};
+use crate::process::{Exit, ExitStatus, Process};
+use crate::spec::ContainerSpec;
 
-pub use keeper::client::Exit;
-pub use sys::pidfd::ExitStatus;
-
-const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+pub(crate) const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 const SIGTERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
 
 /// How long a killed process may take to end.
@@ -61,9 +61,10 @@ pub(crate) struct Container {
     pub(crate) bundle: PathBuf,
     pub(crate) cgroup: Location,
     pub(crate) kind: Kind,
-    pub(crate) pid: i32,
-    pidfd: Option<Arc<PidFd>>,
-    exit: watch::Receiver<Option<Exit>>,
+    pub(crate) init: Process,
+    log: Option<Kept>,
+    processes: Processes,
+    memory: MemoryWatch,
     progress: Mutex<Progress>,
 }
 
@@ -72,50 +73,78 @@ pub(crate) struct Container {
 pub(crate) enum Kind {
     /// libcontainer keeps its state in a folder of its own.
     Linux,
-    /// The hooks that remain to be run, which libcontainer would run itself.
-    Wasm(crate::hooks::Hooks),
+    /// What an exec and an update need to know again.
+    Wasm(Box<crate::wasm::Guests>),
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Progress {
-    Created,
-    Started(SystemTime),
+/// What becomes of a container's other processes when its init has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Processes {
+    /// The kernel ends them: the init is process 1 of a namespace of their own.
+    EndWithInit,
+    /// They live in a PID namespace that is not the container's alone.
+    OutliveInit,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    started: Option<SystemTime>,
+    is_paused: bool,
 }
 
 impl Container {
     pub(crate) fn new(
-        id: String,
-        bundle: PathBuf,
+        spec: ContainerSpec,
         cgroup: Location,
         kind: Kind,
-        created: Created,
+        log: Option<Kept>,
+        init: Process,
     ) -> Self {
-        let Created { pid, pidfd, exit } = created;
-        let progress = Mutex::new(Progress::Created);
-        Self { id, bundle, cgroup, kind, pid, pidfd, exit, progress }
+        Self {
+            processes: Processes::of(&spec.oci),
+            id: spec.id,
+            bundle: spec.bundle,
+            log,
+            cgroup,
+            kind,
+            init,
+            memory: MemoryWatch::default(),
+            progress: Mutex::default(),
+        }
     }
 
-    pub(crate) fn mark_started(&self) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) =
-            Progress::Started(SystemTime::now());
+    /// Starts the container as `start` does, and begins to count what the kernel
+    /// kills in it for lack of memory.
+    pub(crate) async fn start_by(
+        &self,
+        start: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Error> {
+        // While the keeper works on the start.
+        let watch = async { self.memory.begin(&self.cgroup, self.init.clone()) };
+        let (started, ()) = tokio::join!(start, watch);
+        started?;
+        self.progress().started = Some(SystemTime::now());
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills every process and waits until the init is reaped.
     pub(crate) async fn kill_and_wait(&self) -> Result<(), Error> {
-        if self.exit.borrow().is_none() {
-            match self.send(SIGKILL) {
-                // It has ended meanwhile, and that is what is wanted.
-                Ok(()) | Err(Error::NotFound(_)) => {}
-                Err(error) => return Err(error),
-            }
+        match self.init.signal(SIGKILL) {
+            // It has ended meanwhile, and that is what is wanted.
+            Ok(()) | Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
         }
         self.signal_cgroup(SIGKILL).await?;
-        let ended = ContainerHandle::wait_on(self.exit.clone());
-        match tokio::time::timeout(PATIENCE, ended).await {
+        self.thaw_to_die().await?;
+        match tokio::time::timeout(PATIENCE, self.init.wait()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Runtime(format!(
                 "process {} does not end {} s after SIGKILL: the kernel holds it",
-                self.pid,
+                self.init.pid(),
                 PATIENCE.as_secs()
             ))),
         }
@@ -127,28 +156,41 @@ impl Container {
         blocking("remove the cgroup", move || sys::cgroup::remove(&location)).await
     }
 
-    fn send(&self, signal: i32) -> Result<(), Error> {
-        let finished = || Error::NotFound("process already finished".to_owned());
-        let pidfd = self.pidfd.as_ref().ok_or_else(finished)?;
-        pidfd.send_signal(signal).map_err(|error| {
-            if error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32) {
-                finished()
-            } else {
-                Error::Runtime(format!(
-                    "cannot send signal {signal} to process {}: {error}",
-                    self.pid
-                ))
-            }
-        })
+    async fn signal_cgroup(&self, signal: i32) -> Result<(), Error> {
+        self.with_cgroup("signal the cgroup", move |cgroup| cgroup.signal_all(signal)).await?;
+        Ok(())
     }
 
-    async fn signal_cgroup(&self, signal: i32) -> Result<(), Error> {
+    /// Lets a killed container notice it: on cgroup v1 the frozen do not even die.
+    async fn thaw_to_die(&self) -> Result<(), Error> {
+        if !self.progress().is_paused {
+            return Ok(());
+        }
+        self.with_cgroup("thaw the container", Cgroup::thaw).await?;
+        Ok(())
+    }
+
+    /// Works on the container's cgroup, where a call may wait; `None` without one.
+    async fn with_cgroup<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        work: impl FnOnce(&Cgroup) -> Result<T, CgroupError> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
         let location = self.cgroup.clone();
-        blocking("signal the cgroup", move || match Cgroup::open(&location)? {
-            Some(cgroup) => cgroup.signal_all(signal),
-            None => Ok(()),
-        })
-        .await
+        blocking(attempt, move || Cgroup::open(&location)?.map(|cgroup| work(&cgroup)).transpose())
+            .await
+    }
+}
+
+impl Processes {
+    fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let own = namespaces.into_iter().flatten().any(|namespace| {
+            let path = namespace.path().as_ref();
+            namespace.typ() == LinuxNamespaceType::Pid
+                && path.is_none_or(|path| path.as_os_str().is_empty())
+        });
+        if own { Self::EndWithInit } else { Self::OutliveInit }
     }
 }
 
@@ -162,51 +204,56 @@ impl ContainerHandle {
     /// The init's process id in the caller's process namespace.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.0.pid
+        self.0.init.pid()
+    }
+
+    /// The init process.
+    #[must_use]
+    pub fn init(&self) -> &Process {
+        &self.0.init
     }
 
     pub(crate) fn status(&self) -> ContainerStatus {
-        let exit = *self.0.exit.borrow();
-        let progress = *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, started_at) = match (exit, progress) {
-            (Some(_), Progress::Created) => (ContainerState::Stopped, None),
-            (Some(_), Progress::Started(at)) => (ContainerState::Stopped, Some(at)),
-            (None, Progress::Created) => (ContainerState::Created, None),
-            (None, Progress::Started(at)) => (ContainerState::Running, Some(at)),
+        let exit = self.0.init.exit();
+        let Progress { started, is_paused } = *self.0.progress();
+        let state = match (exit, started) {
+            (Some(_), _) => ContainerState::Stopped,
+            (None, None) => ContainerState::Created,
+            (None, Some(_)) if is_paused => ContainerState::Paused,
+            (None, Some(_)) => ContainerState::Running,
         };
         ContainerStatus {
             state,
-            pid: self.0.pid,
+            pid: self.pid(),
             exit: exit.map(|exit| exit.status),
-            started_at,
+            started_at: started,
             finished_at: exit.map(|exit| exit.at),
         }
     }
 
     pub(crate) async fn wait(&self) -> Exit {
-        Self::wait_on(self.0.exit.clone()).await
+        let exit = self.0.init.wait().await;
+        self.0.memory.settled().await;
+        exit
     }
 
-    async fn wait_on(mut exit: watch::Receiver<Option<Exit>>) -> Exit {
-        loop {
-            if let Some(exit) = *exit.borrow_and_update() {
-                return exit;
-            }
-            if exit.changed().await.is_err() {
-                // The sender lives until it has sent; its loss would be ours.
-                return Exit { status: ExitStatus::UNOBSERVED, at: SystemTime::now() };
-            }
+    pub(crate) async fn end_others(&self) -> Result<(), Error> {
+        match self.0.processes {
+            Processes::EndWithInit => Ok(()),
+            Processes::OutliveInit => self.0.signal_cgroup(SIGKILL).await,
         }
+    }
+
+    pub(crate) fn memory_kills(&self) -> watch::Receiver<MemoryKills> {
+        self.0.memory.kills()
     }
 
     pub(crate) async fn signal(&self, signal: i32, scope: Scope) -> Result<(), Error> {
-        if self.0.exit.borrow().is_some() {
-            return Err(Error::NotFound("process already finished".to_owned()));
-        }
         match scope {
-            Scope::Init => self.0.send(signal),
-            Scope::All => self.0.signal_cgroup(signal).await,
+            Scope::Init => self.0.init.signal(signal)?,
+            Scope::All => self.0.signal_cgroup(signal).await?,
         }
+        if signal == SIGKILL { self.0.thaw_to_die().await } else { Ok(()) }
     }
 
     pub(crate) async fn stop(&self, timeout: Duration) -> Result<ExitStatus, Error> {
@@ -221,23 +268,43 @@ impl ContainerHandle {
         Ok(self.wait().await.status)
     }
 
-    pub(crate) async fn processes(&self) -> Result<Vec<i32>, Error> {
-        let location = self.0.cgroup.clone();
-        blocking("read the processes of the cgroup", move || match Cgroup::open(&location)? {
-            Some(cgroup) => cgroup.pids(),
-            None => Ok(Vec::new()),
-        })
-        .await
-        .map(|pids| pids.into_iter().map(nix::unistd::Pid::as_raw).collect())
+    pub(crate) async fn pause(&self) -> Result<(), Error> {
+        self.0.with_cgroup("pause the container", Cgroup::freeze).await?;
+        self.0.progress().is_paused = true;
+        Ok(())
     }
 
-    pub(crate) async fn stats(&self) -> Result<Stats, Error> {
-        let location = self.0.cgroup.clone();
-        blocking("read the counters of the cgroup", move || match Cgroup::open(&location)? {
-            Some(cgroup) => cgroup.stats(),
-            None => Ok(Stats::default()),
-        })
-        .await
+    pub(crate) async fn resume(&self) -> Result<(), Error> {
+        self.0.with_cgroup("resume the container", Cgroup::thaw).await?;
+        self.0.progress().is_paused = false;
+        Ok(())
+    }
+
+    pub(crate) async fn update(&self, resources: LinuxResources) -> Result<(), Error> {
+        let update = move |cgroup: &Cgroup| cgroup.update(&resources);
+        self.0.with_cgroup("change the limits of the container", update).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn logs(&self, options: LogOptions) -> Result<LogStream, Error> {
+        let Some(log) = &self.0.log else {
+            return Err(Error::NotFound(format!(
+                "the output of container {} is not kept here: it goes where its creator asked for \
+                 (with containerd, its client's FIFO, file or logging binary)",
+                self.id()
+            )));
+        };
+        log.read(options, self.0.init.clone()).await
+    }
+
+    pub(crate) async fn processes(&self) -> Result<Vec<i32>, Error> {
+        let pids = self.0.with_cgroup("read the processes of the cgroup", Cgroup::pids).await?;
+        Ok(pids.into_iter().flatten().map(nix::unistd::Pid::as_raw).collect())
+    }
+
+    pub(crate) async fn usage(&self) -> Result<sys::cgroup::Stats, Error> {
+        let stats = self.0.with_cgroup("read the counters of the cgroup", Cgroup::stats).await?;
+        Ok(stats.unwrap_or_default())
     }
 }
 

@@ -159,5 +159,6 @@ fn command(hook: &Hook) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    sys::signal::unblocked_in(command.as_std_mut());
     command
 }

@@ -6,13 +6,16 @@ use std::process::Stdio;
 use async_trait::async_trait;
 use keeper::client::Keeper;
 use keeper::message::{Failure, LinuxContainer};
+use oci_spec::runtime::LinuxResources;
 use sys::cgroup::Location;
 
 use crate::error::Error;
 use crate::handle::{Container, ContainerHandle, Kind};
-use crate::logs::{LogOptions, LogStream};
+use crate::logs::Kept;
+use crate::process::Process;
 use crate::record::{self, Record};
 use crate::spec::{Command, ContainerSpec, ExecOptions};
+use crate::stats::Stats;
 use crate::universal::UniversalContainer;
 
 /// Runs Linux containers.
@@ -49,7 +52,8 @@ impl LinuxContainers {
 
 #[async_trait]
 impl UniversalContainer for LinuxContainers {
-    async fn create(&self, spec: ContainerSpec) -> Result<ContainerHandle, Error> {
+    async fn create(&self, mut spec: ContainerSpec) -> Result<ContainerHandle, Error> {
+        let log = Kept::begin(&mut spec)?;
         let location = cgroup_location(&spec)?;
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
@@ -62,8 +66,8 @@ impl UniversalContainer for LinuxContainers {
         };
         match self.keeper.create_linux(create, &spec.stdio).await {
             Ok(created) => {
-                let container =
-                    Container::new(spec.id, spec.bundle, location, Kind::Linux, created);
+                let init = Process::new(created);
+                let container = Container::new(spec, location, Kind::Linux, log, init);
                 Ok(ContainerHandle(container.into()))
             }
             Err(Failure::Lost(why)) => {
@@ -83,9 +87,8 @@ impl UniversalContainer for LinuxContainers {
     }
 
     async fn start(&self, container: &ContainerHandle) -> Result<(), Error> {
-        self.keeper.start_linux(Self::of(&container.0)).await?;
-        container.0.mark_started();
-        Ok(())
+        let start = self.keeper.start_linux(Self::of(&container.0));
+        container.0.start_by(start).await
     }
 
     async fn delete(&self, container: &ContainerHandle) -> Result<(), Error> {
@@ -95,15 +98,26 @@ impl UniversalContainer for LinuxContainers {
 
     async fn exec(
         &self,
-        _container: &ContainerHandle,
-        _command: Command,
-        _options: ExecOptions,
-    ) -> Result<ContainerHandle, Error> {
-        Err(Error::NotBuilt("exec is not built yet for Linux containers".to_owned()))
+        container: &ContainerHandle,
+        command: Command,
+        options: ExecOptions,
+    ) -> Result<Process, Error> {
+        let LinuxContainer { state_root, id, .. } = Self::of(&container.0);
+        let process = Box::new(command.process);
+        let exec = linux::ExecRequest { id, state_root, process };
+        Ok(Process::new(self.keeper.exec_linux(exec, &options.stdio).await?))
     }
 
-    async fn logs(&self, _: &ContainerHandle, _: LogOptions) -> Result<LogStream, Error> {
-        Err(Error::NotBuilt("reading logs back from a container is not built yet".to_owned()))
+    async fn update(
+        &self,
+        container: &ContainerHandle,
+        resources: LinuxResources,
+    ) -> Result<(), Error> {
+        container.update(resources).await
+    }
+
+    async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error> {
+        Ok(Stats { cgroup: container.usage().await?, guest: None })
     }
 }
 

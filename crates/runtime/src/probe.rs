@@ -99,6 +99,27 @@ fn look_into(root: &Path, candidates: &[PathBuf]) -> io::Result<(Option<FileFact
     Ok((None, rootfs))
 }
 
+/// Finds the module among the files that an exec may mean, and returns its path
+/// inside the root.
+///
+/// # Errors
+/// [`Error::InvalidSpec`] when there is none, or it is no module.
+pub(crate) async fn guest_file(root: PathBuf, candidates: Vec<PathBuf>) -> Result<PathBuf, Error> {
+    let named = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
+    let look = move || look_into(&root, &candidates).map(|(found, _)| found);
+    match blocking("look into the root filesystem", look).await? {
+        Some(found) if found.binary.is_runnable_wasm() => Ok(found.path),
+        Some(found) => Err(Error::InvalidSpec(format!(
+            "{} is {}: a wasm container can run wasm modules alone",
+            found.path.display(),
+            found.binary.describe()
+        ))),
+        None => Err(Error::InvalidSpec(format!(
+            "{named} is neither a file of the container nor the title of a wasm layer of its image"
+        ))),
+    }
+}
+
 /// Opens the module a route names and returns its digest.
 ///
 /// # Errors

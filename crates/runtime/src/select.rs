@@ -6,13 +6,15 @@ use async_trait::async_trait;
 use image::detect::Route;
 use keeper::Spawned;
 use keeper::client::Keeper;
+use oci_spec::runtime::LinuxResources;
 
 use crate::error::Error;
 use crate::handle::{ContainerHandle, Kind};
 use crate::linux::LinuxContainers;
-use crate::logs::{LogOptions, LogStream};
 use crate::probe;
+use crate::process::Process;
 use crate::spec::{Command, ContainerSpec, ExecOptions, RuntimeType, WasmEngine};
+use crate::stats::Stats;
 use crate::universal::UniversalContainer;
 use crate::wasm::WasmContainers;
 
@@ -74,15 +76,19 @@ impl UniversalContainer for Hybrid {
         container: &ContainerHandle,
         command: Command,
         options: ExecOptions,
-    ) -> Result<ContainerHandle, Error> {
+    ) -> Result<Process, Error> {
         self.of(container).exec(container, command, options).await
     }
 
-    async fn logs(
+    async fn update(
         &self,
         container: &ContainerHandle,
-        options: LogOptions,
-    ) -> Result<LogStream, Error> {
-        self.of(container).logs(container, options).await
+        resources: LinuxResources,
+    ) -> Result<(), Error> {
+        self.of(container).update(container, resources).await
+    }
+
+    async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error> {
+        self.of(container).stats(container).await
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,9 +11,11 @@ use image::annotations::Wanted;
 use image::detect::ImageFacts;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxResources, Mount, Process, Spec};
 
-use settings::Limits;
+use settings::NodeLimits;
 
 use crate::error::Error;
+
+pub use sys::stdio::Stdio;
 
 /// A container to create.
 ///
@@ -33,11 +34,13 @@ pub struct ContainerSpec {
     /// Who is to run it.
     pub runtime: RuntimeType,
     /// The bounds of the guest, should it be wasm.
-    pub limits: Limits,
+    pub limits: NodeLimits,
     /// Who owns it.
     pub metadata: Metadata,
     /// Standard input, output and error of the init process.
-    pub stdio: [OwnedFd; 3],
+    pub stdio: Stdio,
+    /// The file that the output is kept in, where the runtime is to keep it.
+    pub log: Option<PathBuf>,
 }
 
 /// What the caller knows of a container's image.
@@ -174,8 +177,6 @@ pub struct Command {
 /// Where an exec'd process reads and writes.
 #[derive(Debug)]
 pub struct ExecOptions {
-    /// The id of the exec, unique within its container.
-    pub id: String,
     /// Standard input, output and error.
-    pub stdio: [OwnedFd; 3],
+    pub stdio: Stdio,
 }

@@ -1,4 +1,12 @@
 //! What a container uses.
 
-/// Counters of a container's cgroup.
-pub type Stats = sys::cgroup::Stats;
+pub use wasm::gauge::{CodeOrigin, GuestStats, Phases};
+
+/// Counters of one container.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// What its cgroup counts.
+    pub cgroup: sys::cgroup::Stats,
+    /// What a wasm guest's engine counts.
+    pub guest: Option<GuestStats>,
+}

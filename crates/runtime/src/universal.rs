@@ -4,10 +4,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use oci_spec::runtime::LinuxResources;
+use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::handle::{ContainerHandle, ContainerStatus, Exit, ExitStatus, Scope};
+use crate::handle::{ContainerHandle, ContainerStatus, Scope};
 use crate::logs::{LogOptions, LogStream};
+use crate::memory::MemoryKills;
+use crate::process::{Exit, ExitStatus, Process};
 use crate::spec::{Command, ContainerSpec, ExecOptions};
 use crate::stats::Stats;
 
@@ -27,7 +31,7 @@ pub trait UniversalContainer: Debug + Send + Sync {
     /// Lets the init process run the user's program.
     ///
     /// # Errors
-    /// [`Error::WrongState`] unless the container is created.
+    /// Says why it does not run; so for a container that was started before.
     async fn start(&self, container: &ContainerHandle) -> Result<(), Error>;
 
     /// Removes what the container held: its processes if it still has any, its
@@ -37,26 +41,48 @@ pub trait UniversalContainer: Debug + Send + Sync {
     /// Says what could not be removed.
     async fn delete(&self, container: &ContainerHandle) -> Result<(), Error>;
 
-    /// Runs another process in a running container.
+    /// Runs another process in a container that was created and has not stopped:
+    /// with the identity, arguments and environment of the command, and in all else
+    /// confined as the container is.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] where this build can't.
+    /// Says why it does not run; nothing of it is left then.
     async fn exec(
         &self,
         container: &ContainerHandle,
         command: Command,
         options: ExecOptions,
-    ) -> Result<ContainerHandle, Error>;
+    ) -> Result<Process, Error>;
 
-    /// Streams what the container wrote.
+    /// Changes the container's resource limits while it runs. What `resources` leaves
+    /// out stays as it is.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] where this build can't.
+    /// Says which limit could not be set; the others are as before then.
+    async fn update(
+        &self,
+        container: &ContainerHandle,
+        resources: LinuxResources,
+    ) -> Result<(), Error>;
+
+    /// Returns what the container uses.
+    ///
+    /// # Errors
+    /// Returns the error of a counter that could not be read.
+    async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error>;
+
+    /// Streams what the container wrote, where that is kept
+    /// ([`crate::ContainerSpec::log`]).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a container whose output went elsewhere.
     async fn logs(
         &self,
         container: &ContainerHandle,
         options: LogOptions,
-    ) -> Result<LogStream, Error>;
+    ) -> Result<LogStream, Error> {
+        container.logs(options).await
+    }
 
     /// Asks the init process to end with SIGTERM, and ends every process of the
     /// container with SIGKILL once `timeout` has passed.
@@ -79,12 +105,35 @@ pub trait UniversalContainer: Debug + Send + Sync {
         Ok(container.status())
     }
 
-    /// Returns what the container's cgroup counts.
+    /// Stops the container's processes where they are.
     ///
     /// # Errors
-    /// Returns the error of a counter that could not be read.
-    async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error> {
-        container.stats().await
+    /// Says why they go on.
+    async fn pause(&self, container: &ContainerHandle) -> Result<(), Error> {
+        container.pause().await
+    }
+
+    /// Lets a paused container's processes go on.
+    ///
+    /// # Errors
+    /// Says why they do not.
+    async fn resume(&self, container: &ContainerHandle) -> Result<(), Error> {
+        container.resume().await
+    }
+
+    /// Tells how often the kernel has killed in the container for lack of memory.
+    /// The count is complete once [`UniversalContainer::wait`] has returned.
+    fn memory_kills(&self, container: &ContainerHandle) -> watch::Receiver<MemoryKills> {
+        container.memory_kills()
+    }
+
+    /// Ends the processes that outlive the container's init, because they live in a
+    /// PID namespace which is not the container's alone.
+    ///
+    /// # Errors
+    /// Returns the error of a signal that could not be sent.
+    async fn end_others(&self, container: &ContainerHandle) -> Result<(), Error> {
+        container.end_others().await
     }
 
     /// Sends a signal, by number, to the init process or to every process.

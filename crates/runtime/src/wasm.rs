@@ -1,28 +1,42 @@
 //! Wasm containers behind the trait, through our own sandbox and engine in the
 //! keeper.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use image::annotations::{Annotations, FILESYSTEM_WRITE};
 use image::detect::{self, ImageFacts, Source};
-use image::{Digest, entrypoint};
-use keeper::client::{Created, Keeper};
-use keeper::message::{CreateWasm, Failure};
+use image::entrypoint;
+use keeper::client::Keeper;
+use keeper::message::CreateWasm;
+use oci_spec::runtime::LinuxResources;
+use settings::Limits;
 use sys::error::chain;
 use wasm::command::{Access, Guest};
+use wasm::entry::Entry;
 use wasm::sandbox::SandboxPlan;
+
+mod exec;
+mod guests;
+mod make;
+mod module;
+
+pub(crate) use guests::Guests;
 
 use crate::error::Error;
 use crate::handle::{Container, ContainerHandle, Kind, blocking};
 use crate::hooks::Hooks;
-use crate::logs::{LogOptions, LogStream};
+use crate::logs::Kept;
 use crate::probe;
+use crate::process::Process;
 use crate::record::{self, Record};
-use crate::spec::{Command, ContainerSpec, ExecOptions, Image};
+use crate::spec::{Command, ContainerSpec, ExecOptions};
+use crate::stats::Stats;
 use crate::universal::UniversalContainer;
+
+use guests::Own;
+use make::{Make, What};
+use module::Module;
 
 /// Runs wasm containers.
 #[derive(Debug, Clone)]
@@ -43,22 +57,28 @@ impl WasmContainers {
     /// As [`UniversalContainer::create`].
     pub(crate) async fn create_from(
         &self,
-        spec: ContainerSpec,
+        mut spec: ContainerSpec,
         source: &Source,
         image: Option<&ImageFacts>,
         pod: &Annotations,
     ) -> Result<ContainerHandle, Error> {
+        let log = Kept::begin(&mut spec)?;
         let sandbox = SandboxPlan::from_spec(&spec.oci, &spec.id, &spec.bundle)
             .map_err(|error| Error::InvalidSpec(chain(&error)))?;
         let hooks = Hooks::from_spec(&spec.oci, &spec.id, &spec.bundle)?;
         let location = sandbox.cgroup.clone();
         check_requests(image, source, pod, &writable(&sandbox))?;
-        let guest = guest_of(&spec, image, source)?;
-        let module = Module::locate(&spec, source).await?;
+        let args = spec.process()?.args().clone().unwrap_or_default();
+        let own = Own { args, source: source.clone(), image: image.cloned() };
+        let module = Module::locate(spec.rootfs()?, source).await?;
+        let guests = Guests::new(&spec, &sandbox, hooks, module.digest, own)?;
+        let guest = guest_of(&spec, image, source, guests.limits())?;
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
-        let created = match self.make(&spec, &module, sandbox, guest).await {
+        let create = CreateWasm { sandbox, guest, module: module.digest };
+        let make = Make { keeper: &self.keeper, gauge: &guests.gauge, stdio: &spec.stdio };
+        let created = match make.with(&module, &*spec.image, What::Init(create)).await {
             Ok(created) => created,
             Err(failure) => {
                 // Usually gone already; after the keeper's own end it is not.
@@ -73,10 +93,9 @@ impl WasmContainers {
             }
         };
         let pid = created.pid;
-        let container = Container::new(spec.id, spec.bundle, location, Kind::Wasm(hooks), created);
-        let handle = ContainerHandle(container.into());
-        let Kind::Wasm(hooks) = &handle.0.kind else { unreachable!("made just above") };
-        if let Err(error) = hooks.before_start(pid).await {
+        let (kind, init) = (Kind::Wasm(Box::new(guests)), Process::new(created));
+        let handle = ContainerHandle(Container::new(spec, location, kind, log, init).into());
+        if let Err(error) = guests_of(&handle)?.hooks.before_start(pid).await {
             return Err(match self.delete(&handle).await {
                 Ok(()) => error,
                 Err(left) => {
@@ -85,25 +104,6 @@ impl WasmContainers {
             });
         }
         Ok(handle)
-    }
-
-    /// Asks the keeper, bringing the module's bytes only if it needs them.
-    async fn make(
-        &self,
-        spec: &ContainerSpec,
-        module: &Module,
-        sandbox: SandboxPlan,
-        guest: Guest,
-    ) -> Result<Created, Error> {
-        let digest = module.digest;
-        let create = CreateWasm { sandbox, guest, module: digest };
-        match self.keeper.create_wasm(create.clone(), &spec.stdio, None).await {
-            Err(Failure::NotCompiled) => {
-                let bytes = module.bytes(&*spec.image).await?;
-                Ok(self.keeper.create_wasm(create, &spec.stdio, Some(bytes.as_fd())).await?)
-            }
-            made => Ok(made?),
-        }
     }
 }
 
@@ -116,11 +116,9 @@ impl UniversalContainer for WasmContainers {
     }
 
     async fn start(&self, container: &ContainerHandle) -> Result<(), Error> {
-        self.keeper.start_wasm(container.0.pid).await?;
-        container.0.mark_started();
-        if let Kind::Wasm(hooks) = &container.0.kind {
-            hooks.after_start(container.0.pid).await;
-        }
+        let pid = container.pid();
+        container.0.start_by(self.keeper.start_wasm(pid)).await?;
+        guests_of(container)?.hooks.after_start(pid).await;
         Ok(())
     }
 
@@ -128,57 +126,43 @@ impl UniversalContainer for WasmContainers {
         container.0.kill_and_wait().await?;
         container.0.remove_cgroup().await?;
         record::forget(container.0.bundle.clone()).await?;
-        if let Kind::Wasm(hooks) = &container.0.kind {
-            hooks.after_stop().await;
-        }
+        guests_of(container)?.hooks.after_stop().await;
         Ok(())
     }
 
     async fn exec(
         &self,
-        _container: &ContainerHandle,
-        _command: Command,
-        _options: ExecOptions,
-    ) -> Result<ContainerHandle, Error> {
-        Err(Error::NotBuilt("exec is not built yet for wasm containers".to_owned()))
+        container: &ContainerHandle,
+        command: Command,
+        options: ExecOptions,
+    ) -> Result<Process, Error> {
+        exec::exec(&self.keeper, container, guests_of(container)?, &command, &options).await
     }
 
-    async fn logs(&self, _: &ContainerHandle, _: LogOptions) -> Result<LogStream, Error> {
-        Err(Error::NotBuilt("reading logs back from a container is not built yet".to_owned()))
+    async fn update(
+        &self,
+        container: &ContainerHandle,
+        resources: LinuxResources,
+    ) -> Result<(), Error> {
+        let guests = guests_of(container)?;
+        container.update(resources.clone()).await?;
+        guests.follow(&resources)
+    }
+
+    async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error> {
+        let guest = Some(guests_of(container)?.stats()?);
+        Ok(Stats { cgroup: container.usage().await?, guest })
     }
 }
 
-/// The module of a container: its digest, and where its bytes are.
-struct Module {
-    digest: Digest,
-    bytes: Bytes,
-}
-
-enum Bytes {
-    Layer { size: u64 },
-    File(File),
-}
-
-impl Module {
-    async fn locate(spec: &ContainerSpec, source: &Source) -> Result<Self, Error> {
-        match source {
-            Source::Layer { digest, size } => {
-                Ok(Self { digest: *digest, bytes: Bytes::Layer { size: *size } })
-            }
-            Source::File { path } => {
-                let (digest, file) = probe::module_file(spec.rootfs()?, path.into()).await?;
-                Ok(Self { digest, bytes: Bytes::File(file) })
-            }
-        }
-    }
-
-    async fn bytes(&self, image: &dyn Image) -> Result<File, Error> {
-        match &self.bytes {
-            Bytes::Layer { size } => image.layer(&self.digest, *size).await,
-            Bytes::File(file) => file.try_clone().map_err(|error| {
-                Error::Runtime(format!("cannot duplicate the module's descriptor: {error}"))
-            }),
-        }
+/// What is kept of a wasm container.
+fn guests_of(container: &ContainerHandle) -> Result<&Guests, Error> {
+    match &container.0.kind {
+        Kind::Wasm(guests) => Ok(guests),
+        Kind::Linux => Err(Error::InvalidRuntimeType(format!(
+            "container {} is no wasm container",
+            container.id()
+        ))),
     }
 }
 
@@ -223,6 +207,7 @@ fn guest_of(
     spec: &ContainerSpec,
     image: Option<&ImageFacts>,
     source: &Source,
+    limits: Limits,
 ) -> Result<Guest, Error> {
     let process = spec.process()?;
     let layer = image.and_then(|image| match source {
@@ -235,7 +220,8 @@ fn guest_of(
     let guest = Guest {
         args: entrypoint::guest_arguments(given, layer),
         env: process.env().clone().unwrap_or_default(),
-        limits: spec.limits,
+        entry: Entry::Command,
+        limits,
     };
     guest.check().map_err(|error| Error::InvalidSpec(chain(&error)))?;
     Ok(guest)

@@ -15,7 +15,7 @@ mod table;
 
 use std::path::PathBuf;
 
-pub use limits::Limits;
+pub use limits::{Limits, NodeLimits};
 pub use node::Node;
 pub use options::{ContainerRuntime, Options, WasmRuntime};
 pub use table::TableError;
@@ -34,8 +34,8 @@ pub struct Settings {
     pub auto_detect: bool,
     /// The folder of compiled modules, absolute.
     pub cache: PathBuf,
-    /// The bounds of one wasm guest.
-    pub limits: Limits,
+    /// The bounds of every wasm guest, as far as its container's cgroup does not decide.
+    pub limits: NodeLimits,
 }
 
 impl Settings {
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(settings.container_runtime, ContainerRuntime::Libcontainer);
         assert!(settings.auto_detect);
         assert_eq!(settings.cache, PathBuf::from("/var/lib/hybrid/cache"));
-        assert_eq!(settings.limits, Limits::default());
+        assert_eq!(settings.limits.within(None), Limits::default());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::Value;
 
-use crate::limits::{self, Limits};
+use crate::limits::{self, NodeLimits};
 use crate::options::{self, Options};
 use crate::table::{Reader, TableError, no_hint};
 
@@ -31,7 +31,7 @@ pub struct Node {
     /// `cache`: the folder of compiled modules.
     pub cache: Option<PathBuf>,
     /// `[limits]`.
-    pub limits: Limits,
+    pub limits: NodeLimits,
 }
 
 /// Reads the node file's text; an absent file is an empty one.
@@ -81,12 +81,23 @@ mod tests {
         .unwrap();
         assert_eq!(node.options.auto_detect, Some(true));
         assert_eq!(node.cache, Some(PathBuf::from("/srv/hybrid")));
-        assert_eq!(node.limits, Limits { memory: 64 << 20, table_elements: 500, fuel: Some(7) });
+        let limits =
+            NodeLimits { memory: Some(64 << 20), table_elements: Some(500), fuel: Some(7) };
+        assert_eq!(node.limits, limits);
     }
 
     #[test]
     fn an_empty_file_says_nothing() {
         assert_eq!(parse("").unwrap(), Node::default());
+    }
+
+    #[test]
+    fn a_default_that_is_written_is_the_operators_word() {
+        assert_eq!(parse("[limits]\n").unwrap().limits.memory, None);
+        let written = parse("[limits]\nmemory = \"128MiB\"\n").unwrap().limits;
+        assert_eq!(written.memory, Some(128 << 20));
+        assert_eq!(written.within(Some(1 << 30)).memory, 128 << 20);
+        assert_eq!(NodeLimits::default().within(Some(1 << 30)).memory, (1 << 30) - (8 << 20));
     }
 
     #[test]

@@ -7,19 +7,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use containerd_shim::api::StateResponse;
 use containerd_shim::protos::protobuf::MessageField;
+use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim::protos::ttrpc::{self, Code, get_status};
 use containerd_shim::protos::types::task::Status;
 use nix::fcntl::OFlag;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+use runtime::process::{Exit, ExitStatus};
 use runtime::{ContainerState, Error};
+use serde::de::DeserializeOwned;
+use sys::terminal::Size;
+
+use crate::stdio::{OpenError, Paths};
 
 /// A larger `config.json` is a mistake or an attack, in bytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// Reads a bundle's `config.json`.
-pub(crate) fn read_config(bundle: &Path) -> Result<Arc<Spec>, Error> {
+/// Reads a bundle's `config.json`, for an init with a terminal or without.
+pub(crate) fn read_config(bundle: &Path, terminal: bool) -> Result<Arc<Spec>, Error> {
     let path = bundle.join("config.json");
     let refused = |what: String| Error::InvalidSpec(format!("{}: {what}", path.display()));
     let text = read_bounded(&path).map_err(|error| refused(format!("cannot be read: {error}")))?;
@@ -27,11 +34,12 @@ pub(crate) fn read_config(bundle: &Path) -> Result<Arc<Spec>, Error> {
     if text.trim_ascii_start().first() != Some(&b'{') {
         return Err(refused("is not an OCI runtime specification: expected an object".to_owned()));
     }
-    let spec: Spec = serde_json::from_slice(&text)
+    let mut spec: Spec = serde_json::from_slice(&text)
         .map_err(|error| refused(format!("is not an OCI runtime specification: {error}")))?;
-    if spec.process().is_none() {
-        return Err(refused("has no process: it must say what to run".to_owned()));
-    }
+    match spec.process_mut() {
+        Some(process) => process.set_terminal(Some(terminal)),
+        None => return Err(refused("has no process: it must say what to run".to_owned())),
+    };
     if spec.root().is_none() {
         return Err(refused("has no root: it must name the root filesystem".to_owned()));
     }
@@ -67,6 +75,29 @@ pub(crate) fn to_ttrpc(error: &Error) -> ttrpc::Error {
         Error::NotBuilt(_) => Code::UNIMPLEMENTED,
     };
     status(code, error.to_string())
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(why) => Self::InvalidSpec(why),
+            OpenError::Failed(why) => Self::Runtime(why),
+        }
+    }
+}
+
+/// The ttrpc answer for a process that could not be added: as runc's shim words it,
+/// which passes on what runc says.
+pub(crate) fn exec_failed(error: &Error) -> ttrpc::Error {
+    match error {
+        Error::InvalidRuntimeType(_)
+        | Error::InvalidSpec(_)
+        | Error::ImageInspection(_)
+        | Error::Runtime(_) => {
+            status(Code::UNKNOWN, format!("OCI runtime exec failed: exec failed: {error}"))
+        }
+        Error::NotFound(_) | Error::Unavailable(_) | Error::NotBuilt(_) => to_ttrpc(error),
+    }
 }
 
 /// The ttrpc answer for a request that a container's state does not allow.
@@ -108,7 +139,7 @@ pub(crate) fn pid(pid: i32) -> u32 {
 }
 
 /// An exit code as containerd writes it: 0 to 255.
-pub(crate) fn exit_code(status: runtime::handle::ExitStatus) -> u32 {
+pub(crate) fn exit_code(status: ExitStatus) -> u32 {
     u32::try_from(status.code()).unwrap_or(255)
 }
 
@@ -122,6 +153,97 @@ pub(crate) fn state(state: ContainerState) -> Status {
     }
 }
 
+/// Reads the process that an exec is to run, with a terminal or without.
+pub(crate) fn process(wanted: Option<&Any>, terminal: bool) -> ttrpc::Result<Process> {
+    let refused =
+        |what: String| status(Code::INVALID_ARGUMENT, format!("the process to be added {what}"));
+    let wanted = wanted.ok_or_else(|| refused("is missing: its spec must say it".to_owned()))?;
+    let mut process: Process = from_json(&wanted.value).map_err(|error| {
+        refused(format!("is not a process of the OCI runtime specification: {error}"))
+    })?;
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        return Err(refused("has no args: the first is the program to run".to_owned()));
+    }
+    process.set_terminal(Some(terminal));
+    Ok(process)
+}
+
+/// Reads the limits that an update sets; `None` when it sets none.
+pub(crate) fn resources(given: Option<&Any>) -> ttrpc::Result<Option<LinuxResources>> {
+    let Some(given) = given.filter(|given| !given.value.is_empty()) else {
+        return Ok(None);
+    };
+    if given.value == b"null" {
+        return Ok(None);
+    }
+    from_json(&given.value).map(Some).map_err(|error| {
+        let message = format!(
+            "the limits of the update ({}) are not resources of the OCI runtime specification: {error}",
+            given.type_url
+        );
+        status(Code::INVALID_ARGUMENT, message)
+    })
+}
+
+/// Reads an object; a list would be taken for the fields in their order.
+fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    match text.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(text).map_err(|error| error.to_string()),
+        _ => Err("expected a JSON object".to_owned()),
+    }
+}
+
+/// Tells containerd which exec a process belongs to, as runc's shim does.
+pub(crate) fn process_details(exec_id: String) -> Any {
+    #[derive(prost::Message)]
+    struct ProcessDetails {
+        #[prost(string, tag = "1")]
+        exec_id: String,
+    }
+    Any {
+        type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
+        value: prost::Message::encode_to_vec(&ProcessDetails { exec_id }),
+        ..Any::default()
+    }
+}
+
+/// Reads the size of a terminal, in characters.
+pub(crate) fn terminal_size(width: u32, height: u32) -> ttrpc::Result<Size> {
+    let side = |length: u32| {
+        u16::try_from(length).map_err(|_| {
+            let message = format!("a terminal cannot be {length} characters wide or high");
+            status(Code::INVALID_ARGUMENT, message)
+        })
+    };
+    Ok(Size { columns: side(width)?, rows: side(height)? })
+}
+
+/// The state of a process of a container.
+pub(crate) fn state_of(
+    paths: &Paths,
+    process_id: i32,
+    now: ContainerState,
+    exit: Option<Exit>,
+) -> StateResponse {
+    let response = StateResponse {
+        pid: pid(process_id),
+        status: state(now).into(),
+        stdin: paths.stdin.clone(),
+        stdout: paths.stdout.clone(),
+        stderr: paths.stderr.clone(),
+        terminal: paths.terminal,
+        ..StateResponse::default()
+    };
+    match exit {
+        Some(exit) => StateResponse {
+            exit_status: exit_code(exit.status),
+            exited_at: timestamp(exit.at),
+            ..response
+        },
+        None => response,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +253,7 @@ mod tests {
         let bundle = tempfile::tempdir().expect("a folder");
         let write =
             |text: &str| std::fs::write(bundle.path().join("config.json"), text).expect("written");
-        let refusal = || read_config(bundle.path()).expect_err("refused").to_string();
+        let refusal = || read_config(bundle.path(), false).expect_err("refused").to_string();
         assert!(refusal().contains("cannot be read"));
         for text in ["{", "[]", "null", ""] {
             write(text);
@@ -150,6 +272,6 @@ mod tests {
         write(
             r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0}}}"#,
         );
-        assert!(read_config(bundle.path()).is_ok());
+        assert!(read_config(bundle.path(), false).is_ok());
     }
 }

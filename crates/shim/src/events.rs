@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim::event::Event;
-use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskStart};
 use containerd_shim::protos::protobuf::MessageDyn;
 use containerd_shim::protos::shim::event::Envelope;
 use containerd_shim::protos::shim::events::ForwardRequest;
@@ -38,15 +37,6 @@ enum Item {
     Flush(Arc<Notify>),
 }
 
-/// A task event, as containerd's topics name them.
-#[derive(Debug)]
-pub(crate) enum TaskEvent {
-    Create(TaskCreate),
-    Start(TaskStart),
-    Exit(TaskExit),
-    Delete(TaskDelete),
-}
-
 impl Publisher {
     /// Begins to forward events to containerd's ttrpc socket at `address`.
     pub(crate) fn start(address: String, namespace: String) -> Self {
@@ -56,13 +46,9 @@ impl Publisher {
     }
 
     /// Queues an event; never waits.
-    pub(crate) fn publish(&self, event: TaskEvent) {
-        let (topic, message): (String, Box<dyn MessageDyn>) = match event {
-            TaskEvent::Create(event) => (event.topic(), Box::new(event)),
-            TaskEvent::Start(event) => (event.topic(), Box::new(event)),
-            TaskEvent::Exit(event) => (event.topic(), Box::new(event)),
-            TaskEvent::Delete(event) => (event.topic(), Box::new(event)),
-        };
+    pub(crate) fn publish(&self, event: impl Event) {
+        let topic = event.topic();
+        let message: Box<dyn MessageDyn> = Box::new(event);
         let event = match convert_to_any(message) {
             Ok(any) => any,
             Err(error) => return log::error!("cannot encode an event for {topic}: {error}"),

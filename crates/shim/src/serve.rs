@@ -9,7 +9,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use containerd_shim::Flags;
 use containerd_shim::protos::shim_async::create_task;
-use containerd_shim::protos::ttrpc::asynchronous::transport::Listener;
 use containerd_shim::protos::ttrpc::asynchronous::{Server, Service};
 use nix::sys::signal::Signal;
 use nix::unistd::dup2_stdin;
@@ -20,6 +19,7 @@ use settings::options::Options;
 use settings::{Node, Settings};
 
 use crate::containerd::Containerd;
+use crate::door::{self, Burden};
 use crate::events::Publisher;
 use crate::service::TaskService;
 use crate::{log_fifo, options, reaper, start};
@@ -48,7 +48,7 @@ fn come_up(flags: &Flags) -> anyhow::Result<()> {
     // stays without threads, makes processes.
     let node = options::read_node();
     let settings = Settings::of(node.clone().unwrap_or_default(), &Options::default());
-    let place = runtime::Place { cache: settings.cache, limits: settings.limits };
+    let place = runtime::Place { cache: settings.cache, limits: settings.limits.within(None) };
     let keeper = runtime::spawn_keeper(single, place, || {
         // The keeper must not keep the server's door open after it.
         if let Err(error) = take_listener().map(drop) {
@@ -124,11 +124,11 @@ async fn serve(
 
     let service: Arc<dyn containerd_shim::protos::shim_async::Task + Send + Sync> =
         Arc::new(service);
-    listener.set_nonblocking(true).context("cannot make the listening socket asynchronous")?;
-    let mut server =
-        Server::new().add_listener(Listener::try_from(listener).context("cannot listen")?);
+    let mut server = Server::new().add_listener(door::open(listener).context("cannot listen")?);
+    let burden = Burden::default();
     for name in TASK_SERVICES {
-        server = server.register_service([(name.to_owned(), named(&service)?)].into());
+        let service = burden.bound(named(&service)?);
+        server = server.register_service([(name.to_owned(), service)].into());
     }
     server.start().await.context("cannot serve")?;
     log::info!("serving {} {}", flags.namespace, flags.id);

@@ -2,6 +2,7 @@
 //! state, calls one function of the runtime, converts the answer back.
 
 mod create;
+mod exec;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +19,10 @@ use containerd_shim::protos::shim_async::Task as TaskApi;
 use containerd_shim::protos::ttrpc::r#async::TtrpcContext;
 use containerd_shim::protos::ttrpc::{self, Code};
 use containerd_shim::protos::types::task::ProcessInfo;
-use lifecycle::{Request, Verdict, decide};
+use lifecycle::{ExecRequest, Request, State, Verdict, decide};
 use runtime::UniversalContainer;
 use runtime::handle::Scope;
+use runtime::process::Exit;
 use settings::Node;
 use tokio::sync::Notify;
 
@@ -28,6 +30,8 @@ use crate::containerd::Containerd;
 use crate::convert::{self, denied, status, timestamp, to_ttrpc};
 use crate::driver::Task;
 use crate::events::Publisher;
+use crate::exec::Exec;
+use crate::metrics;
 use crate::registry::Registry;
 
 /// Serves containerd's task API for every container of this shim; clones serve the
@@ -70,34 +74,33 @@ impl TaskService {
         Arc::clone(&self.shutdown)
     }
 
-    fn task(&self, id: &str, exec_id: &str) -> ttrpc::Result<Arc<Task>> {
-        if !exec_id.is_empty() {
-            return Err(status(
-                Code::NOT_FOUND,
-                format!("container {id} has no process {exec_id}"),
-            ));
-        }
+    fn task(&self, id: &str) -> ttrpc::Result<Arc<Task>> {
         self.registry.get(id).ok_or_else(|| {
             status(Code::NOT_FOUND, format!("there is no container {id} in this shim"))
         })
     }
 
-    /// Finds a container whose state allows `request`; `None` when there is
-    /// nothing to be done.
-    async fn allowed(
-        &self,
-        id: &str,
-        exec_id: &str,
-        request: Request,
-    ) -> ttrpc::Result<Option<Arc<Task>>> {
-        let task = self.task(id, exec_id)?;
-        let state =
-            self.runtime.status(&task.handle).await.map_err(|error| to_ttrpc(&error))?.state;
-        match decide(state, request) {
-            Verdict::Allow => Ok(Some(task)),
-            Verdict::Ignore => Ok(None),
-            Verdict::Deny(reason) => Err(denied(reason)),
+    /// Finds the process that a request is about.
+    fn process(&self, id: &str, exec_id: &str) -> ttrpc::Result<Addressed> {
+        let task = self.task(id)?;
+        if exec_id.is_empty() {
+            return Ok(Addressed::Init(task));
         }
+        let exec = task.execs.get(exec_id).ok_or_else(|| {
+            status(Code::NOT_FOUND, format!("container {id} has no process {exec_id}"))
+        })?;
+        Ok(Addressed::Added(task, exec))
+    }
+
+    async fn state_of(&self, task: &Task) -> ttrpc::Result<State> {
+        let status = self.runtime.status(&task.handle).await;
+        Ok(status.map_err(|error| to_ttrpc(&error))?.state)
+    }
+
+    /// Says whether there is something to be done for `request`, which the
+    /// container's state has to allow.
+    async fn allows(&self, task: &Task, request: Request) -> ttrpc::Result<bool> {
+        judged(decide(self.state_of(task).await?, request))
     }
 
     /// Ends the shim if containerd has asked for it and no container is left or on
@@ -121,54 +124,57 @@ impl TaskApi for TaskService {
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
-        let pid = match self.allowed(&request.id, &request.exec_id, Request::Start).await? {
-            Some(task) => {
-                task.start().await.map_err(|error| to_ttrpc(&error))?;
-                convert::pid(task.handle.pid())
+        let pid = match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => {
+                if self.allows(&task, Request::Start).await? {
+                    task.start().await.map_err(|error| to_ttrpc(&error))?;
+                }
+                task.handle.pid()
             }
-            None => 0,
+            Addressed::Added(task, exec) => self.start_added(&task, exec).await?,
         };
-        Ok(StartResponse { pid, ..Default::default() })
+        Ok(StartResponse { pid: convert::pid(pid), ..Default::default() })
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        let task = self.task(&request.id, &request.exec_id)?;
-        let now = self.runtime.status(&task.handle).await.map_err(|error| to_ttrpc(&error))?;
-        let mut response = StateResponse {
-            id: request.id,
-            bundle: task.bundle.to_string_lossy().into_owned(),
-            pid: convert::pid(now.pid),
-            status: convert::state(now.state).into(),
-            stdin: task.paths.stdin.clone(),
-            stdout: task.paths.stdout.clone(),
-            stderr: task.paths.stderr.clone(),
-            terminal: task.paths.terminal,
-            ..Default::default()
-        };
-        if let (Some(exit), Some(at)) = (now.exit, now.finished_at) {
-            response.exit_status = convert::exit_code(exit);
-            response.exited_at = timestamp(at);
+        match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => {
+                let now = self.runtime.status(&task.handle).await;
+                let now = now.map_err(|error| to_ttrpc(&error))?;
+                let exit = now.exit.zip(now.finished_at).map(|(status, at)| Exit { status, at });
+                let response = convert::state_of(&task.paths, now.pid, now.state, exit);
+                let bundle = task.bundle.to_string_lossy().into_owned();
+                Ok(StateResponse { id: request.id, bundle, ..response })
+            }
+            Addressed::Added(task, exec) => self.state_of_added(&task, &exec).await,
         }
-        Ok(response)
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
-        if let Some(task) = self.allowed(&request.id, &request.exec_id, Request::Kill).await? {
-            let signal = i32::try_from(request.signal).map_err(|_| {
-                status(Code::INVALID_ARGUMENT, format!("{} is no signal", request.signal))
-            })?;
-            let scope = if request.all { Scope::All } else { Scope::Init };
-            self.runtime
-                .signal(&task.handle, signal, scope)
-                .await
-                .map_err(|error| to_ttrpc(&error))?;
+        let signal = i32::try_from(request.signal).map_err(|_| {
+            status(Code::INVALID_ARGUMENT, format!("{} is no signal", request.signal))
+        })?;
+        match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => {
+                let (scope, kind) = match request.all {
+                    true => (Scope::All, Request::KillAll),
+                    false => (Scope::Init, Request::Kill),
+                };
+                if self.allows(&task, kind).await? {
+                    let sent = self.runtime.signal(&task.handle, signal, scope).await;
+                    sent.map_err(|error| to_ttrpc(&error))?;
+                }
+            }
+            Addressed::Added(_, exec) => exec::kill(&exec, signal)?,
         }
         Ok(Empty::new())
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let task = self.task(&request.id, &request.exec_id)?;
-        let exit = task.wait().await.map_err(|error| to_ttrpc(&error))?;
+        let exit = match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => task.wait().await.map_err(|error| to_ttrpc(&error))?,
+            Addressed::Added(_, exec) => exec.wait().await,
+        };
         Ok(WaitResponse {
             exit_status: convert::exit_code(exit.status),
             exited_at: timestamp(exit.at),
@@ -181,38 +187,152 @@ impl TaskApi for TaskService {
         _: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        let mut response = DeleteResponse::default();
-        if let Some(task) = self.allowed(&request.id, &request.exec_id, Request::Delete).await? {
-            task.delete().await.map_err(|error| to_ttrpc(&error))?;
-            response.pid = convert::pid(task.handle.pid());
-            if let Some(exit) = task.exit() {
-                response.exit_status = convert::exit_code(exit.status);
-                response.exited_at = timestamp(exit.at);
+        let (pid, exit) = match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => {
+                let was_created = self.state_of(&task).await? == State::Created;
+                if self.allows(&task, Request::Delete).await? {
+                    task.delete().await.map_err(|error| to_ttrpc(&error))?;
+                }
+                // What never ran has no end of its own to tell.
+                (Some(task.handle.pid()), task.exit().filter(|_| !was_created))
             }
+            Addressed::Added(task, exec) => exec::delete(&task, &exec).await?,
+        };
+        let mut response = DeleteResponse {
+            pid: pid.map(convert::pid).unwrap_or_default(),
+            ..DeleteResponse::default()
+        };
+        if let Some(exit) = exit {
+            response.exit_status = convert::exit_code(exit.status);
+            response.exited_at = timestamp(exit.at);
         }
         Ok(response)
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let task = self.task(&request.id)?;
         let mut response = PidsResponse::default();
-        if let Some(task) = self.allowed(&request.id, "", Request::Pids).await? {
-            let pids =
-                self.runtime.processes(&task.handle).await.map_err(|error| to_ttrpc(&error))?;
+        if self.allows(&task, Request::Pids).await? {
+            let pids = self.runtime.processes(&task.handle).await;
+            let mut pids = pids.map_err(|error| to_ttrpc(&error))?;
+            if pids.is_empty() {
+                // A containerd that was restarted takes a shim without processes for a
+                // leak, and deletes it before it has asked how its container ended. So
+                // the init is there until it is deleted, as a zombie would be.
+                pids.push(task.handle.pid());
+            }
             response.processes = pids
                 .into_iter()
-                .map(|pid| ProcessInfo { pid: convert::pid(pid), ..Default::default() })
+                .map(|pid| ProcessInfo {
+                    pid: convert::pid(pid),
+                    info: task.execs.id_of(pid).map(convert::process_details).into(),
+                    ..Default::default()
+                })
                 .collect();
         }
         Ok(response)
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
-        if let Some(task) = self.allowed(&request.id, &request.exec_id, Request::CloseIo).await?
-            && request.stdin
-        {
-            task.held.close_stdin();
+        match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => {
+                if self.allows(&task, Request::CloseIo).await? && request.stdin {
+                    task.held.close_stdin();
+                }
+            }
+            Addressed::Added(_, exec) => {
+                if exec::allows(&exec, ExecRequest::CloseIo)? && request.stdin {
+                    exec.close_stdin().await;
+                }
+            }
         }
         Ok(Empty::new())
+    }
+
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: ResizePtyRequest,
+    ) -> ttrpc::Result<Empty> {
+        let size = convert::terminal_size(request.width, request.height)?;
+        let resized = match self.process(&request.id, &request.exec_id)? {
+            Addressed::Init(task) => match self.allows(&task, Request::ResizePty).await? {
+                true => task.held.resize(size),
+                false => Ok(()),
+            },
+            Addressed::Added(_, exec) => match exec::allows(&exec, ExecRequest::ResizePty)? {
+                true => exec.held().map_or(Ok(()), |held| held.resize(size)),
+                false => Ok(()),
+            },
+        };
+        resized.map(|()| Empty::new()).map_err(|error| {
+            status(Code::UNKNOWN, format!("cannot resize the terminal of {}: {error}", request.id))
+        })
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let task = self.task(&request.id)?;
+        if self.allows(&task, Request::Exec).await? {
+            self.add(&task, &request)?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let task = self.task(&request.id)?;
+        if self.allows(&task, Request::Pause).await? {
+            task.pause().await.map_err(|error| to_ttrpc(&error))?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let task = self.task(&request.id)?;
+        if self.allows(&task, Request::Resume).await? {
+            task.resume().await.map_err(|error| to_ttrpc(&error))?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let task = self.task(&request.id)?;
+        if self.allows(&task, Request::Update).await?
+            && let Some(resources) = convert::resources(request.resources.as_ref())?
+        {
+            task.update(resources).await.map_err(|error| to_ttrpc(&error))?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let task = self.task(&request.id)?;
+        let mut response = StatsResponse::default();
+        if self.allows(&task, Request::Stats).await? {
+            let stats = self.runtime.stats(&task.handle).await;
+            let encoded = metrics::encode(&stats.map_err(|error| to_ttrpc(&error))?);
+            let any = encoded.map_err(|error| {
+                status(Code::INTERNAL, format!("cannot encode the metrics: {error:#}"))
+            })?;
+            response.stats = Some(any).into();
+        }
+        Ok(response)
+    }
+
+    async fn checkpoint(
+        &self,
+        _: &TtrpcContext,
+        request: CheckpointTaskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let task = self.task(&request.id)?;
+        self.allows(&task, Request::Checkpoint).await?;
+        Err(status(
+            Code::UNIMPLEMENTED,
+            format!(
+                "{} does not checkpoint containers: start {} anew instead",
+                crate::RUNTIME,
+                request.id
+            ),
+        ))
     }
 
     async fn connect(
@@ -235,50 +355,21 @@ impl TaskApi for TaskService {
         self.leave_if_asked();
         Ok(Empty::new())
     }
-
-    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "exec")
-    }
-
-    async fn resize_pty(
-        &self,
-        _: &TtrpcContext,
-        request: ResizePtyRequest,
-    ) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "resizing a terminal")
-    }
-
-    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "pausing a container")
-    }
-
-    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "resuming a container")
-    }
-
-    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "updating a container's limits")
-    }
-
-    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        self.not_built(&request.id, "reading a container's usage")
-    }
-
-    async fn checkpoint(
-        &self,
-        _: &TtrpcContext,
-        request: CheckpointTaskRequest,
-    ) -> ttrpc::Result<Empty> {
-        self.not_built(&request.id, "checkpointing a container")
-    }
 }
 
-impl TaskService {
-    fn not_built<T>(&self, id: &str, what: &str) -> ttrpc::Result<T> {
-        self.task(id, "")?;
-        Err(status(
-            Code::UNIMPLEMENTED,
-            format!("{what} is not supported by this version of {}", crate::RUNTIME),
-        ))
+/// The process that a request is about.
+enum Addressed {
+    /// The container's first.
+    Init(Arc<Task>),
+    /// One that was added.
+    Added(Arc<Task>, Arc<Exec>),
+}
+
+/// Says whether there is something to be done.
+fn judged(verdict: Verdict) -> ttrpc::Result<bool> {
+    match verdict {
+        Verdict::Allow => Ok(true),
+        Verdict::Ignore => Ok(false),
+        Verdict::Deny(reason) => Err(denied(reason)),
     }
 }

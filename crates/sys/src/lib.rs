@@ -19,8 +19,10 @@ pub mod process;
 pub mod sealed_exe;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod shared;
 pub mod signal;
 pub mod stdio;
+pub mod terminal;
 pub mod title;
 
 #[cfg(test)]

@@ -5,11 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstatat;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::mount::{Tree, pivot_into_fd};
+use crate::pidfd::PidFd;
 use crate::process::{Fork, SingleThreaded, exit_now};
 
 /// A kind of namespace.
@@ -70,6 +75,72 @@ impl Kind {
 /// this kind.
 pub fn enter(kind: Kind, path: &Path) -> io::Result<()> {
     Ok(setns(File::open(path)?, kind.flag())?)
+}
+
+/// Every kind that setns(2) knows, with its file in `/proc/PID/ns`.
+const ALL: [(CloneFlags, &str); 8] = [
+    (CloneFlags::CLONE_NEWUSER, "user"),
+    (CloneFlags::CLONE_NEWNS, "mnt"),
+    (CloneFlags::CLONE_NEWPID, "pid"),
+    (CloneFlags::CLONE_NEWNET, "net"),
+    (CloneFlags::CLONE_NEWIPC, "ipc"),
+    (CloneFlags::CLONE_NEWUTS, "uts"),
+    (CloneFlags::CLONE_NEWCGROUP, "cgroup"),
+    (CloneFlags::from_bits_retain(libc::CLONE_NEWTIME), "time"),
+];
+
+/// Says in which kinds of namespaces a process is not where the caller is. A kind
+/// that the kernel was built without is none.
+///
+/// # Errors
+/// `NotFound` when there is no such process, and those of looking at another
+/// process, which takes the right to trace it.
+pub fn differing(process: Pid) -> io::Result<CloneFlags> {
+    let theirs = File::open(format!("/proc/{process}/ns"))?;
+    let ours = File::open("/proc/self/ns")?;
+    let mut kinds = CloneFlags::empty();
+    for (kind, file) in ALL {
+        let identity = |folder: &File| {
+            fstatat(folder, file, AtFlags::empty()).map(|found| (found.st_dev, found.st_ino))
+        };
+        match (identity(&theirs), identity(&ours)) {
+            (_, Err(Errno::ENOENT)) => {}
+            (theirs, ours) if theirs? == ours? => {}
+            _ => kinds |= kind,
+        }
+    }
+    Ok(kinds)
+}
+
+/// Joins the namespaces of these kinds that another process is in, all or none. For
+/// [`Kind::Pid`] it is the children made from now on that are in it.
+///
+/// A user namespace counts first: the caller has every capability in it, and none
+/// any more outside. With mounts the caller's root and current directory are the
+/// root of that process's mount namespace.
+///
+/// # Errors
+/// `ESRCH` when the process has ended, `EINVAL` for the caller's own user
+/// namespace, and those of setns(2).
+pub fn enter_all_of(process: &PidFd, kinds: CloneFlags) -> io::Result<()> {
+    Ok(setns(process.as_fd(), kinds)?)
+}
+
+/// Says whether the current directory lies below the caller's root. One that was
+/// opened before the root was changed does not.
+///
+/// # Errors
+/// `NotFound` when it was removed, and those of getcwd(2).
+pub fn is_inside_root() -> io::Result<bool> {
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // The system call itself: the C library looks for a way round its answer.
+    // SAFETY: the kernel writes at most as many bytes as the buffer is said to have.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    match length {
+        -1 => Err(io::Error::last_os_error()),
+        // Outside, the kernel puts "(unreachable)" in front.
+        _ => Ok(path[0] == b'/'),
+    }
 }
 
 /// Moves this process into new namespaces of the given kinds.
@@ -239,6 +310,61 @@ mod tests {
             assert!(enter(Kind::Ipc, Path::new(&by_number)).is_err());
             enter(Kind::Uts, Path::new(&by_number)).unwrap();
             assert_eq!(inode("uts"), old);
+        });
+    }
+
+    #[test]
+    fn the_namespaces_of_another_process_are_found_and_entered() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root to make namespaces");
+            return;
+        }
+        let kinds = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
+        for kinds in [CloneFlags::empty(), kinds, kinds | CloneFlags::CLONE_NEWUSER] {
+            in_child(|| {
+                let single = SingleThreaded::prove().unwrap();
+                let (wait, hold) = std::io::pipe().unwrap();
+                let (pid, pidfd) = match single.fork(kinds).unwrap() {
+                    Fork::Child => {
+                        drop(hold);
+                        exit_now(std::io::read_to_string(wait).map_or(1, |_| 0))
+                    }
+                    Fork::Parent { pid, pidfd } => (pid, pidfd),
+                };
+                assert_eq!(differing(pid).unwrap(), kinds);
+                if !kinds.is_empty() {
+                    enter_all_of(&pidfd, kinds).unwrap();
+                }
+                for (kind, file) in ALL {
+                    // Of a pid namespace only children are in.
+                    let ours =
+                        if kind == CloneFlags::CLONE_NEWPID { "pid_for_children" } else { file };
+                    let theirs = std::fs::read_link(format!("/proc/{pid}/ns/{file}")).unwrap();
+                    assert_eq!(inode(ours), theirs);
+                }
+                drop(hold);
+                assert_eq!(pidfd.wait().unwrap().code(), 0);
+                let error = enter_all_of(&pidfd, CloneFlags::CLONE_NEWUTS).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+            });
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_root_is_outside() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root to make mount namespaces");
+            return;
+        }
+        in_child(|| {
+            assert!(is_inside_root().unwrap());
+            let single = SingleThreaded::prove().unwrap();
+            let template = Template::new(&single).unwrap();
+            let outside = crate::path::open_directory(Path::new("/usr")).unwrap();
+            template.enter().unwrap();
+            assert!(is_inside_root().unwrap());
+            nix::unistd::fchdir(outside).unwrap();
+            assert!(!is_inside_root().unwrap());
         });
     }
 }

@@ -161,6 +161,12 @@ impl Identity {
         Ok(Self { pid: pid.as_raw(), started })
     }
 
+    /// The id, which may belong to another process by now.
+    #[must_use]
+    pub fn pid(self) -> Pid {
+        Pid::from_raw(self.pid)
+    }
+
     /// Opens the process; `None` once it has ended and been reaped, whoever has its id now.
     ///
     /// # Errors

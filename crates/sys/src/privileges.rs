@@ -1,13 +1,21 @@
 //! Giving up power: users, capabilities, resource limits, and the way back to any of them.
 //!
 //! In this order: [`set_rlimits`], [`become_user`], [`drop_all_capabilities`], [`no_new_privs`].
+//! A process that keeps some capabilities: [`keep_capabilities`], [`take_identity`],
+//! [`set_capabilities`].
 
 use std::io;
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
+
+mod capabilities;
+
+pub use capabilities::{drop_all_capabilities, keep_capabilities, set_capabilities};
+
+use capabilities::drop_bounding_set;
 
 /// Makes sure that no exec can ever raise the privileges of this process again.
 ///
@@ -25,6 +33,23 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     Ok(prctl::set_dumpable(dumpable)?)
 }
 
+/// Leaves the session keyring that was inherited for a new, empty one: what the host keeps in its
+/// own is no business of a container. A kernel without keyrings has nothing to leave.
+///
+/// # Errors
+/// What keyctl(2) says.
+pub fn leave_session_keyring() -> io::Result<()> {
+    let unnamed = std::ptr::null::<libc::c_char>();
+    // SAFETY: this operation takes a name, for which null is "none", and writes no memory of ours.
+    let keyring =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, unnamed) };
+    match io::Error::last_os_error() {
+        _ if keyring >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Becomes a user with exactly these groups, for good.
 ///
 /// The capability bounding set is emptied first: once the user has changed, nobody here could.
@@ -34,16 +59,24 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
 /// `InvalidInput` for the id 4294967295, which the kernel reads as "no change"; `PermissionDenied`
 /// where the caller may not; an error when the kernel reports other ids than those asked for.
 pub fn become_user(uid: u32, gid: u32, additional_gids: &[u32]) -> io::Result<()> {
-    if [uid, gid].iter().chain(additional_gids).any(|id| *id == u32::MAX) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{} is not the id of a user or group", u32::MAX),
-        ));
-    }
+    refuse_minus_one(uid, gid, additional_gids)?;
     drop_bounding_set()?;
+    take_identity(uid, gid, additional_gids)
+}
+
+/// Becomes a user with exactly these groups. The capabilities are what [`keep_capabilities`] has
+/// made of them.
+///
+/// # Errors
+/// As [`become_user`].
+pub fn take_identity(uid: u32, gid: u32, additional_gids: &[u32]) -> io::Result<()> {
+    refuse_minus_one(uid, gid, additional_gids)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let mut groups: Vec<Gid> = additional_gids.iter().copied().map(Gid::from_raw).collect();
-    setgroups(&groups)?;
+    // A user namespace may forbid the call; it is not needed where it would change nothing.
+    if groups != getgroups()? {
+        setgroups(&groups)?;
+    }
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
 
@@ -59,106 +92,14 @@ pub fn become_user(uid: u32, gid: u32, additional_gids: &[u32]) -> io::Result<()
     }
 }
 
-/// Gives up every capability in every set: bounding, ambient, inheritable, permitted, effective.
-///
-/// # Errors
-/// `PermissionDenied` when the bounding set is not empty and the caller may not empty it; an
-/// error when the kernel reports that one capability is left.
-pub fn drop_all_capabilities() -> io::Result<()> {
-    // After `become_user` it is empty, and looking is the check of what that did.
-    if !is_bounding_set_empty()? {
-        drop_bounding_set()?;
-    }
-    prctl_number(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
-    set_capabilities(&[CapabilityWords::default(); 2])?;
-    // The ambient set is not asked: the kernel keeps it within the permitted and the inheritable one.
-    if capabilities()? == [CapabilityWords::default(); 2] {
-        Ok(())
-    } else {
-        Err(io::Error::other("a capability is still held after all were dropped"))
-    }
-}
-
-/// Empties the bounding set, so that not even root's exec gives a capability back.
-fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0.. {
-        match prctl_number(libc::PR_CAPBSET_DROP, capability, 0) {
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-            // Without CAP_SETPCAP the kernel refuses whether or not there is something to drop.
-            Err(error) => match in_bounding_set(capability)? {
-                Some(true) => return Err(error),
-                Some(false) => {}
-                None => break,
-            },
-        }
+fn refuse_minus_one(uid: u32, gid: u32, additional_gids: &[u32]) -> io::Result<()> {
+    if [uid, gid].iter().chain(additional_gids).any(|id| *id == u32::MAX) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is not the id of a user or group", u32::MAX),
+        ));
     }
     Ok(())
-}
-
-fn is_bounding_set_empty() -> io::Result<bool> {
-    for capability in 0.. {
-        match in_bounding_set(capability)? {
-            Some(true) => return Ok(false),
-            Some(false) => {}
-            None => break,
-        }
-    }
-    Ok(true)
-}
-
-/// `None` past the last capability that the kernel knows.
-fn in_bounding_set(capability: libc::c_int) -> io::Result<Option<bool>> {
-    match prctl_number(libc::PR_CAPBSET_READ, capability, 0) {
-        Ok(set) => Ok(Some(set == 1)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn prctl_number(option: libc::c_int, second: libc::c_int, third: libc::c_int) -> io::Result<i32> {
-    // The kernel reads whole words; unused arguments must be 0.
-    let (second, third) = (libc::c_long::from(second), libc::c_long::from(third));
-    let unused: libc::c_long = 0;
-    // SAFETY: the options used in this file take numbers only, so no memory is touched.
-    match unsafe { libc::prctl(option, second, third, unused, unused) } {
-        -1 => Err(io::Error::last_os_error()),
-        result => Ok(result),
-    }
-}
-
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-
-/// `struct __user_cap_header_struct`.
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
-
-/// `struct __user_cap_data_struct`; version 3 takes two of them, for 64 capabilities.
-#[repr(C)]
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct CapabilityWords {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-fn set_capabilities(words: &[CapabilityWords; 2]) -> io::Result<()> {
-    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-    // SAFETY: header and data have the kernel's layout for version 3, the data are two structures
-    // as that version demands, and both outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn capabilities() -> io::Result<[CapabilityWords; 2]> {
-    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-    let mut words = [CapabilityWords::default(); 2];
-    // SAFETY: as in `set_capabilities`, and the kernel may write the two structures.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) };
-    if result == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Why a resource limit of the runtime spec was not set.
@@ -204,6 +145,24 @@ pub fn set_rlimits(limits: &[PosixRlimit]) -> Result<(), RlimitError> {
             hard,
             source: errno.into(),
         })?;
+    }
+    Ok(())
+}
+
+/// Raises the hard limits that [`set_rlimits`] would raise, and changes nothing else: to be called
+/// where the caller still may, when the limits themselves are to be set later.
+///
+/// # Errors
+/// At the first limit that cannot be raised.
+pub fn raise_rlimits(limits: &[PosixRlimit]) -> Result<(), RlimitError> {
+    for limit in limits {
+        let (name, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
+        let refused =
+            |errno: nix::Error| RlimitError::Refused { name, soft, hard, source: errno.into() };
+        let (soft_now, hard_now) = getrlimit(resource(name)).map_err(refused)?;
+        if hard > hard_now {
+            setrlimit(resource(name), soft_now, hard).map_err(refused)?;
+        }
     }
     Ok(())
 }
@@ -255,18 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn no_set_of_capabilities_keeps_any() {
-        as_root(|| {
-            assert_ne!(status("CapEff"), "0000000000000000");
-            drop_all_capabilities().expect("drop");
-            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-                assert_eq!(status(set), "0000000000000000", "{set}");
-            }
-            drop_all_capabilities().expect("nothing left to drop");
-        });
-    }
-
-    #[test]
     fn the_user_changes_for_good_and_takes_all_capabilities_along() {
         as_root(|| {
             become_user(1234, 567, &[89, 7]).expect("become");
@@ -312,6 +259,35 @@ mod tests {
             .expect("lowering is always allowed");
             assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("get"), (50, 60));
             assert_eq!(getrlimit(Resource::RLIMIT_FSIZE).expect("get"), (4096, 8192));
+        });
+    }
+
+    #[test]
+    fn hard_limits_can_be_raised_ahead_of_time() {
+        as_root(|| {
+            set_rlimits(&[limit(PosixRlimitType::RlimitNofile, 50, 60)]).expect("lower");
+            let later = [limit(PosixRlimitType::RlimitNofile, 10, 20)];
+            raise_rlimits(&later).expect("nothing to raise");
+            assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("get"), (50, 60));
+            set_rlimits(&later).expect("lower");
+            assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("get"), (10, 20));
+            drop_all_capabilities().expect("drop");
+            let error = raise_rlimits(&[limit(PosixRlimitType::RlimitNofile, 1, 21)])
+                .expect_err("raising takes CAP_SYS_RESOURCE");
+            assert_eq!(error.to_string(), "cannot set RLIMIT_NOFILE to soft 1 and hard 21");
+        });
+    }
+
+    #[test]
+    fn the_session_keyring_is_left_behind() {
+        as_root(|| {
+            let serial = || {
+                // SAFETY: this operation takes numbers only: the session keyring, never made anew.
+                unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_GET_KEYRING_ID, -3, 0) }
+            };
+            let before = serial();
+            leave_session_keyring().expect("leave");
+            assert!(before == -1 || serial() != before);
         });
     }
 

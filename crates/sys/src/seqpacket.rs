@@ -196,7 +196,7 @@ const KERNEL_FD_LIMIT: usize = 253;
 const CONTROL_WORDS: usize = (KERNEL_FD_LIMIT * size_of::<RawFd>()).div_ceil(8) + 4;
 
 /// Receives a packet into the capacity of `packet`, in place of what was in it.
-fn receive(socket: BorrowedFd<'_>, packet: &mut Vec<u8>) -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut Vec<u8>) -> io::Result<Vec<OwnedFd>> {
     packet.clear();
     let room = packet.spare_capacity_mut();
     let mut control = [0_u64; CONTROL_WORDS];

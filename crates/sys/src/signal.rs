@@ -24,6 +24,16 @@ pub fn block(signals: &[Signal]) -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set(signals)), None)?)
 }
 
+/// Has a program begin with no signal blocked, whatever this process blocks. The standard library
+/// lets it inherit that, so that SIGTERM would not reach it.
+pub fn unblocked_in(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let unblock = || Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?);
+    // SAFETY: sigprocmask(2) and sigemptyset(3) are async-signal-safe, and neither they nor the
+    // conversion of an errno allocate or lock.
+    unsafe { command.pre_exec(unblock) };
+}
+
 fn set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()
 }
@@ -229,5 +239,20 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").expect("status");
         let line = status.lines().find(|line| line.starts_with(field)).expect("field");
         u64::from_str_radix(line.split_whitespace().nth(1).expect("mask"), 16).expect("hex")
+    }
+
+    #[test]
+    fn a_program_begins_with_nothing_blocked_only_when_that_is_asked_for() {
+        in_child(|| {
+            block(&[Signal::SIGTERM]).expect("blocked");
+            let blocked = |change: fn(&mut std::process::Command)| {
+                let mut grep = std::process::Command::new("grep");
+                grep.args(["SigBlk", "/proc/self/status"]);
+                change(&mut grep);
+                String::from_utf8(grep.output().expect("run").stdout).expect("text")
+            };
+            assert!(blocked(|_| {}).ends_with("4000\n"), "{}", blocked(|_| {}));
+            assert_eq!(blocked(unblocked_in), "SigBlk:\t0000000000000000\n");
+        });
     }
 }

@@ -6,6 +6,15 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+/// What a new process has as its standard input, output and error.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These three, in that order.
+    Streams([OwnedFd; 3]),
+    /// The slave end of a terminal that is made for the process, three times.
+    Terminal,
+}
+
 /// Makes the three descriptors the caller's 0, 1 and 2, kept across exec, and closes the originals.
 ///
 /// # Errors

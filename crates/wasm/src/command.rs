@@ -16,6 +16,8 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use crate::engine::Fuel;
+use crate::entry::{self, Entry};
+use crate::gauge::Recorder;
 use crate::limits::{Limits, Meter};
 use crate::module::{Linked, Prepared};
 use crate::outcome::Outcome;
@@ -28,7 +30,11 @@ pub struct Guest {
     pub args: Vec<String>,
     /// Variables, each `NAME=value`. The guest's environment is exactly this list.
     pub env: Vec<String>,
-    /// What it may take of memory and tables, and how much it may compute.
+    /// What of the program is run.
+    #[serde(default)]
+    pub entry: Entry,
+    /// What it may take of tables, and how much it may compute. How much memory it may take is
+    /// the gauge's to say, which is made with [`Limits::memory`] and follows an update.
     pub limits: Limits,
 }
 
@@ -92,7 +98,7 @@ pub struct Preopen {
 /// The state the host functions work on.
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
-    meter: Meter,
+    pub(crate) meter: Meter,
 }
 
 impl WasiView for Host {
@@ -101,12 +107,13 @@ impl WasiView for Host {
     }
 }
 
-/// Runs the program to its end and returns its exit code, 0 to 255.
+/// Runs the program to its end and returns its exit code, 0 to 255. What it takes shows on the
+/// gauge meanwhile.
 ///
 /// A trap gives 134, a program that could not be started 1; both say why on standard error.
 #[must_use]
-pub fn run(prepared: &Prepared, guest: &Guest, preopens: &[Preopen]) -> i32 {
-    let outcome = Outcome::of(run_to_end(prepared, guest, preopens));
+pub fn run(prepared: &Prepared, guest: &Guest, preopens: &[Preopen], gauge: &Recorder) -> i32 {
+    let outcome = run_to_end(prepared, guest, preopens, gauge);
     if let Some(report) = outcome.report() {
         Output::error().say(&report);
     }
@@ -117,25 +124,58 @@ fn run_to_end(
     prepared: &Prepared,
     guest: &Guest,
     preopens: &[Preopen],
-) -> wasmtime::Result<Result<(), ()>> {
+    gauge: &Recorder,
+) -> Outcome {
     // Neither the runtime nor the store is ever dropped: the process ends when the guest has, and
     // the kernel takes a memory of gigabytes back faster than it is unmapped piece by piece.
-    let runtime = ManuallyDrop::new(async_runtime()?);
+    let runtime = match async_runtime() {
+        Ok(runtime) => ManuallyDrop::new(runtime),
+        Err(error) => return Outcome::of(Err(error), None),
+    };
     // Entered already here: parts of WASI look for the ambient runtime and, finding none, start a
     // multi-threaded one of their own.
     let _entered = runtime.enter();
-    let host = Host { wasi: wasi_for(guest, preopens)?, meter: Meter::new(&guest.limits) };
-    let mut store = ManuallyDrop::new(Store::new(prepared.engine.wasmtime(), host));
+    let mut store = match store_for(prepared, guest, preopens, gauge) {
+        Ok(store) => ManuallyDrop::new(store),
+        Err(error) => return Outcome::of(Err(error), None),
+    };
+    let name = guest.args.first().map_or("", String::as_str);
+    let result = runtime
+        .block_on(call(prepared, &mut store, guest))
+        .with_context(|| format!("failed to run `{}`", name.escape_debug()));
+    Outcome::of(result, store.data().meter.memory_refused())
+}
+
+fn store_for(
+    prepared: &Prepared,
+    guest: &Guest,
+    preopens: &[Preopen],
+    gauge: &Recorder,
+) -> wasmtime::Result<Store<Host>> {
+    let meter = Meter::new(&guest.limits, gauge.clone());
+    let host = Host { wasi: wasi_for(guest, preopens)?, meter };
+    let mut store = Store::new(prepared.engine.wasmtime(), host);
     store.limiter(|host| &mut host.meter);
     match (guest.limits.fuel, prepared.engine.fuel()) {
-        (Some(fuel), _) => store.set_fuel(fuel).context("cannot bound what the guest computes")?,
-        (None, Fuel::Metered) => store.set_fuel(u64::MAX)?,
         (None, Fuel::Unmetered) => {}
+        (bound, _) => {
+            let fuel = bound.unwrap_or(u64::MAX);
+            store.set_fuel(fuel).context("cannot bound what the guest computes")?;
+            count_fuel(&mut store, fuel, gauge.clone());
+        }
     }
-    let name = guest.args.first().map_or("", String::as_str);
-    runtime
-        .block_on(call(&prepared.program, &mut store))
-        .with_context(|| format!("failed to run `{}`", name.escape_debug()))
+    Ok(store)
+}
+
+/// Shows what was computed whenever the guest calls the host, or has returned.
+fn count_fuel(store: &mut Store<Host>, given: u64, gauge: Recorder) {
+    gauge.fuel(0);
+    store.call_hook(move |store, transition| {
+        if transition.entering_host() {
+            gauge.fuel(given.saturating_sub(store.get_fuel()?));
+        }
+        Ok(())
+    });
 }
 
 /// Makes the runtime with no more than the guest can make use of: watching descriptors, which takes
@@ -149,18 +189,16 @@ fn async_runtime() -> wasmtime::Result<tokio::runtime::Runtime> {
     builder.build().context("cannot make the async runtime")
 }
 
-async fn call(program: &Linked, store: &mut Store<Host>) -> wasmtime::Result<Result<(), ()>> {
-    match program {
-        Linked::Core(linked) => {
-            let instance = linked.instantiate_async(&mut *store).await?;
-            store.data_mut().meter.instantiated();
-            let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-            start.call_async(&mut *store, ()).await.map(Ok)
-        }
-        Linked::Command(linked) => {
-            let command = linked.instantiate_async(&mut *store).await?;
-            store.data_mut().meter.instantiated();
-            command.wasi_cli_run().call_run(&mut *store).await
+async fn call(
+    prepared: &Prepared,
+    store: &mut Store<Host>,
+    guest: &Guest,
+) -> wasmtime::Result<Result<(), ()>> {
+    match &prepared.program {
+        Linked::Core(linked) => entry::core::run(linked, store, guest).await.map(Ok),
+        Linked::Component { library, command } => {
+            let engine = &prepared.engine;
+            entry::component::run(library, command.as_ref(), engine, store, guest).await
         }
     }
 }
@@ -198,7 +236,7 @@ mod tests {
     fn a_guest_that_cannot_be_given_its_words_is_refused() {
         let check = |args: &[&str], env: &[&str]| {
             let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
-            let guest = Guest { args: owned(args), env: owned(env), limits: Limits::default() };
+            let guest = Guest { args: owned(args), env: owned(env), ..Guest::default() };
             guest.check().map_err(|error| error.to_string())
         };
         assert_eq!(check(&["app", ""], &["A=1", "B=", "C=a=b"]), Ok(()));

@@ -2,6 +2,8 @@
 
 use wasmtime::ResourceLimiter;
 
+use crate::gauge::Recorder;
+
 pub use settings::Limits;
 
 /// Table elements a module may declare in all. They are part of its size, like its code: a Go
@@ -13,13 +15,27 @@ const MAX_TABLES: usize = 1_000;
 const MAX_MEMORIES: usize = 100;
 
 /// Counts what a store has taken and refuses what goes beyond its limits.
+///
+/// The limit on memory is the gauge's, which the server may change meanwhile; the one on tables is
+/// fixed.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    memory_limit: usize,
+    gauge: Recorder,
     memory_taken: usize,
+    memory_refused: Option<MemoryRefused>,
     table_limit: usize,
     declared_table_elements: usize,
+    table_elements: usize,
     phase: Phase,
+}
+
+/// The memory limit has kept a guest from something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryRefused {
+    /// The limit, in bytes, when it did.
+    pub(crate) limit: u64,
+    /// What the guest would have had.
+    pub(crate) wanted: u64,
 }
 
 /// Whether tables are being made as declared, or grown by the running guest.
@@ -30,12 +46,14 @@ enum Phase {
 }
 
 impl Meter {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, gauge: Recorder) -> Self {
         Self {
-            memory_limit: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+            gauge,
             memory_taken: 0,
+            memory_refused: None,
             table_limit: usize::try_from(limits.table_elements).unwrap_or(usize::MAX),
             declared_table_elements: 0,
+            table_elements: 0,
             phase: Phase::Instantiating,
         }
     }
@@ -43,6 +61,12 @@ impl Meter {
     /// Ends the time in which tables may appear at their declared size.
     pub(crate) fn instantiated(&mut self) {
         self.phase = Phase::Running;
+        self.gauge.instantiated();
+    }
+
+    /// Tells of the last growth that the limit on memory has refused.
+    pub(crate) fn memory_refused(&self) -> Option<MemoryRefused> {
+        self.memory_refused
     }
 }
 
@@ -53,13 +77,22 @@ impl ResourceLimiter for Meter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let after = self.memory_taken.saturating_add(desired.saturating_sub(current));
-        if maximum.is_some_and(|maximum| desired > maximum) || after > self.memory_limit {
+        let (limit, wanted) = (self.gauge.memory_limit(), in_words(after));
+        // To grow by nothing is to ask for the size, and a limit that was lowered below what there
+        // is does not make that fail.
+        if wanted > limit && desired > current {
+            self.memory_refused = Some(MemoryRefused { limit, wanted });
+            self.gauge.memory_refused();
             return Ok(false);
         }
         // Never given back: should the host fail to provide what was just granted, it stays
         // charged. A refund on failure could be provoked by the guest for an earlier success.
         self.memory_taken = after;
+        self.gauge.memory(wanted);
         Ok(true)
     }
 
@@ -72,11 +105,19 @@ impl ResourceLimiter for Meter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        if self.phase == Phase::Instantiating && current == 0 {
+        let granted = if self.phase == Phase::Instantiating && current == 0 {
             self.declared_table_elements = self.declared_table_elements.saturating_add(desired);
-            return Ok(self.declared_table_elements <= MAX_DECLARED_TABLE_ELEMENTS);
+            self.declared_table_elements <= MAX_DECLARED_TABLE_ELEMENTS
+        } else {
+            desired <= self.table_limit
+        };
+        if granted {
+            // Never given back, as with memory.
+            let more = desired.saturating_sub(current);
+            self.table_elements = self.table_elements.saturating_add(more);
+            self.gauge.table_elements(in_words(self.table_elements));
         }
-        Ok(desired <= self.table_limit)
+        Ok(granted)
     }
 
     fn instances(&self) -> usize {
@@ -92,26 +133,40 @@ impl ResourceLimiter for Meter {
     }
 }
 
+fn in_words(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::fd::AsFd;
 
-    fn meter() -> Meter {
-        Meter::new(&Limits { memory: 1000, table_elements: 10, fuel: None })
+    use super::*;
+    use crate::gauge::Gauge;
+
+    /// A meter for 1000 bytes and 10 elements.
+    fn meter() -> (Meter, Gauge) {
+        let gauge = Gauge::new(1000).unwrap();
+        let recorder = Recorder::map(gauge.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let limits = Limits { table_elements: 10, ..Limits::default() };
+        (Meter::new(&limits, recorder), gauge)
     }
 
     #[test]
     fn memories_are_counted_together() {
-        let mut meter = meter();
+        let (mut meter, gauge) = meter();
         assert!(meter.memory_growing(0, 600, None).unwrap());
         assert!(!meter.memory_growing(0, 600, None).unwrap());
+        assert_eq!(meter.memory_refused(), Some(MemoryRefused { limit: 1000, wanted: 1200 }));
         assert!(meter.memory_growing(0, 400, None).unwrap());
         assert!(!meter.memory_growing(600, 601, None).unwrap());
+        let stats = gauge.read().unwrap();
+        assert_eq!((stats.memory, stats.memory_peak, stats.memory_refused), (1000, 1000, 2));
     }
 
     #[test]
     fn a_failed_growth_gives_nothing_back() {
-        let mut meter = meter();
+        let (mut meter, _gauge) = meter();
         assert!(meter.memory_growing(0, 1000, None).unwrap());
         meter.memory_grow_failed(wasmtime::Error::msg("beyond the type's limits")).unwrap();
         assert!(!meter.memory_growing(0, 1, None).unwrap());
@@ -119,26 +174,41 @@ mod tests {
 
     #[test]
     fn a_refused_growth_costs_nothing() {
-        let mut meter = meter();
+        let (mut meter, gauge) = meter();
         assert!(!meter.memory_growing(0, 900, Some(800)).unwrap());
+        assert_eq!(meter.memory_refused(), None, "that limit is the module's own");
         assert!(!meter.memory_growing(0, 1001, None).unwrap());
+        assert_eq!(gauge.read().unwrap().memory, 0);
         assert!(meter.memory_growing(0, 1000, None).unwrap());
     }
 
     #[test]
+    fn a_limit_that_changes_is_obeyed_from_then_on() {
+        let (mut meter, gauge) = meter();
+        assert!(!meter.memory_growing(0, 1500, None).unwrap());
+        gauge.set_memory_limit(2000).unwrap();
+        assert!(meter.memory_growing(0, 1500, None).unwrap());
+        gauge.set_memory_limit(100).unwrap();
+        assert!(!meter.memory_growing(1500, 1501, None).unwrap());
+        assert!(meter.memory_growing(1500, 1500, None).unwrap(), "what it has it keeps");
+        assert_eq!(gauge.read().unwrap().memory, 1500);
+    }
+
+    #[test]
     fn declared_tables_may_be_larger_than_grown_ones() {
-        let mut meter = meter();
+        let (mut meter, gauge) = meter();
         assert!(meter.table_growing(0, 5000, None).unwrap());
         meter.instantiated();
         assert!(!meter.table_growing(5000, 5001, None).unwrap());
         assert!(meter.table_growing(2, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
         assert!(!meter.table_growing(0, 5000, None).unwrap());
+        assert_eq!(gauge.read().unwrap().table_elements, 5008);
     }
 
     #[test]
     fn declared_tables_are_bounded_in_sum() {
-        let mut meter = meter();
+        let (mut meter, _gauge) = meter();
         assert!(meter.table_growing(0, 900_000, None).unwrap());
         assert!(!meter.table_growing(0, 900_000, None).unwrap());
     }

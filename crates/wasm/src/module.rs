@@ -1,14 +1,15 @@
 //! From the cache to something that can be started: mapped, checked and linked, nothing run.
 //!
 //! This happens in the keeper, once per module. What a guest may import is fixed here: WASI, and
-//! nothing else. A module that asks for more, or that is no command, is refused by name instead of
-//! failing later inside its container.
+//! nothing else. A module that asks for more is refused by name instead of failing later inside its
+//! container. Whether it has what a guest is to run is [`Prepared::check`]'s to say: not every
+//! module is a command.
 
 use std::os::fd::RawFd;
 
 use image::Digest;
-use wasmtime::component::Component;
-use wasmtime::{ExternType, InstancePre, Module, UnknownImportError};
+use wasmtime::component::{self, Component};
+use wasmtime::{InstancePre, Module, UnknownImportError};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, p1, p2};
 
@@ -16,9 +17,6 @@ use crate::artifact::{Loaded, Program};
 use crate::cache::{Cache, CacheError, Found};
 use crate::command::Host;
 use crate::engine::Engine;
-
-/// Names are listed up to this many; a module may export a hundred thousand.
-const NAMES_SHOWN: usize = 8;
 
 /// A module cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +43,6 @@ pub enum LoadError {
     /// An import is known, but not with the type that the module asks for.
     #[error("module cannot be linked")]
     Link(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("module has no `_start` function without parameters and results; it exports {exports}")]
-    MissingStart { exports: String },
-    #[error("component is not a command: it does not export wasi:cli/run; it exports {exports}")]
-    NotACommand { exports: String },
 }
 
 impl LoadError {
@@ -63,10 +57,7 @@ impl LoadError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::UnknownImport { .. }
-            | Self::Link(_)
-            | Self::MissingStart { .. }
-            | Self::NotACommand { .. } => true,
+            Self::UnknownImport { .. } | Self::Link(_) => true,
             Self::NotCached(_) | Self::Damaged(_) | Self::Cache(_) | Self::Map { .. } => false,
         }
     }
@@ -81,7 +72,11 @@ pub struct Prepared {
 
 pub(crate) enum Linked {
     Core(InstancePre<Host>),
-    Command(CommandPre<Host>),
+    Component {
+        library: component::InstancePre<Host>,
+        /// The same, where it exports wasi:cli/run.
+        command: Option<CommandPre<Host>>,
+    },
 }
 
 impl Prepared {
@@ -97,7 +92,7 @@ impl std::fmt::Debug for Prepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.program {
             Linked::Core(_) => "core module",
-            Linked::Command(_) => "component",
+            Linked::Component { .. } => "component",
         };
         f.debug_struct("Prepared")
             .field("kind", &kind)
@@ -129,7 +124,8 @@ pub fn load(engine: &Engine, cache: &Cache, digest: &Digest) -> Result<Prepared,
         }
         Program::Component(component) => {
             component.initialize_copy_on_write_image().map_err(cannot_map)?;
-            Linked::Command(link_component(engine, &component)?)
+            let library = link_component(engine, &component)?;
+            Linked::Component { command: CommandPre::new(library.clone()).ok(), library }
         }
     };
     Ok(Prepared { program, engine: engine.clone(), descriptors })
@@ -145,57 +141,24 @@ fn link_module(engine: &Engine, module: &Module) -> Result<InstancePre<Host>, Lo
             Err(I32Exit(code).into())
         })
         .map_err(cannot_link)?;
-    let linked = linker.instantiate_pre(module).map_err(|error| {
-        match error.downcast::<UnknownImportError>() {
-            Ok(unknown) => LoadError::UnknownImport {
-                module: unknown.module().to_owned(),
-                name: unknown.name().to_owned(),
-            },
-            Err(error) => cannot_link(error),
-        }
-    })?;
-    match module.get_export("_start") {
-        Some(ExternType::Func(start))
-            if start.params().len() == 0 && start.results().len() == 0 =>
-        {
-            Ok(linked)
-        }
-        _ => Err(LoadError::MissingStart {
-            exports: listed(module.exports().map(|export| export.name())),
-        }),
-    }
+    linker.instantiate_pre(module).map_err(|error| match error.downcast::<UnknownImportError>() {
+        Ok(unknown) => LoadError::UnknownImport {
+            module: unknown.module().to_owned(),
+            name: unknown.name().to_owned(),
+        },
+        Err(error) => cannot_link(error),
+    })
 }
 
-fn link_component(engine: &Engine, component: &Component) -> Result<CommandPre<Host>, LoadError> {
-    let mut linker = wasmtime::component::Linker::new(engine.wasmtime());
+fn link_component(
+    engine: &Engine,
+    component: &Component,
+) -> Result<component::InstancePre<Host>, LoadError> {
+    let mut linker = component::Linker::new(engine.wasmtime());
     p2::add_to_linker_async(&mut linker).map_err(cannot_link)?;
-    let linked = linker.instantiate_pre(component).map_err(cannot_link)?;
-    CommandPre::new(linked).map_err(|_| LoadError::NotACommand {
-        exports: listed(
-            component.component_type().exports(engine.wasmtime()).map(|(name, _)| name),
-        ),
-    })
+    linker.instantiate_pre(component).map_err(cannot_link)
 }
 
 fn cannot_link(error: wasmtime::Error) -> LoadError {
     LoadError::Link(error.into_boxed_dyn_error())
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut shown = Vec::new();
-    let mut rest = 0_usize;
-    for name in names {
-        if shown.len() < NAMES_SHOWN {
-            // A name is the module's to choose: it may be long, or hold control characters.
-            let short: String = name.chars().take(64).collect();
-            shown.push(format!("`{}`", short.escape_debug()));
-        } else {
-            rest += 1;
-        }
-    }
-    match (shown.is_empty(), rest) {
-        (true, _) => "nothing".to_owned(),
-        (false, 0) => shown.join(", "),
-        (false, rest) => format!("{} and {rest} more", shown.join(", ")),
-    }
 }

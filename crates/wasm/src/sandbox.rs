@@ -18,10 +18,15 @@
 //!
 //! The keeper does what only it can do; all else happens in the clone, where a
 //! failure ends one process and leaves nothing but the cgroup to remove.
+//!
+//! A further process of the container is made by [`join`]: cloned into the same
+//! cgroup, it enters the namespaces of the init, finds there the root and the
+//! grants that the init has attached, and goes on as an init does from stdio
+//! downwards.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -36,13 +41,18 @@ use sys::seqpacket::Seqpacket;
 use sys::title::TitleMap;
 
 use crate::command::Preopen;
+use crate::gauge::Recorder;
 use crate::grants::Grant;
 
 mod init;
+mod join;
 mod plan;
 mod root;
 mod sysctl;
 
+use init::Place;
+
+pub use join::{Joined, join};
 pub use plan::PlanError;
 
 /// What the init says over its link once its sandbox stands; anything else it
@@ -84,6 +94,10 @@ pub struct SandboxPlan {
     pub args: Vec<String>,
     /// The variables that `/proc/PID/environ` shows.
     pub env: Vec<String>,
+    /// Whether its standard streams are a terminal's slave, which controls it: Ctrl-C at the
+    /// master is then its SIGINT, and the master's end its SIGHUP. Both end it, as process 1 too.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// Who the init is to the kernel.
@@ -131,16 +145,19 @@ pub enum LaunchError {
     #[error("cannot make the container's cgroup")]
     Cgroup(#[from] CgroupError),
     /// The kernel did not clone the process.
-    #[error("cannot clone the container's init")]
+    #[error("cannot clone the container's process")]
     Clone(#[from] io::Error),
-    /// The PID namespace of the spec could not be joined.
-    #[error("cannot clone the container's init into PID namespace {}: {reason}", .path.display())]
+    /// The PID namespace that it belongs in could not be joined.
+    #[error("cannot clone the container's process into PID namespace {namespace}: {reason}")]
     PidNamespace {
-        /// The namespace's file.
-        path: PathBuf,
+        /// The namespace's file, or whose it is.
+        namespace: String,
         /// What the helper that tried said.
         reason: String,
     },
+    /// There is no sandbox to join any more.
+    #[error("the container's init has ended, and its sandbox with it")]
+    Gone,
 }
 
 /// Makes the cgroup and clones the container's init, a child of the caller,
@@ -162,15 +179,20 @@ pub fn launch(
     plan: &SandboxPlan,
     stdio: [OwnedFd; 3],
     keep: &[RawFd],
+    gauge: &Recorder,
     guest: impl FnOnce(&[Preopen]) -> i32,
 ) -> Result<Launched, LaunchError> {
     let cgroup = Cgroup::at(Hierarchies::of_host()?, &plan.cgroup);
     cgroup.create(plan.resources.as_ref().unwrap_or(&LinuxResources::default()))?;
     let launched = cgroup.door().map_err(LaunchError::from).and_then(|door| {
         let to_join = door.is_none().then_some(&cgroup);
-        let parts = init::Parts { kit, plan, cgroup: to_join, keep };
-        let door = door.as_ref().map(AsFd::as_fd);
-        clone_init(kit.single, plan, door, |link| init::run(parts, stdio, link, guest))
+        let parts = init::Parts { kit, plan, cgroup: to_join, keep, gauge, place: Place::New };
+        let way = Way {
+            flags: plan.clone_flags(),
+            door: door.as_ref().map(AsFd::as_fd),
+            pid_namespace: plan.joined(Kind::Pid).map(PidNamespace::At),
+        };
+        clone(kit.single, way, |link| init::run(parts, stdio, link, guest))
     });
     // A scope goes by itself, with the process that holds it open.
     if launched.is_err()
@@ -182,48 +204,79 @@ pub fn launch(
     launched
 }
 
-/// Clones the init, into the cgroup behind `door` if there is one; `init` runs
-/// in it and returns its exit code.
-fn clone_init(
-    single: &SingleThreaded,
-    plan: &SandboxPlan,
-    door: Option<BorrowedFd<'_>>,
-    init: impl FnOnce(Seqpacket) -> i32,
-) -> Result<Launched, LaunchError> {
-    let (link, init_link) = Seqpacket::pair()?;
-    let flags = plan.clone_flags();
-    if let Some(path) = plan.joined(Kind::Pid) {
-        return clone_into_pid_namespace(single, path, (flags, door), (link, init_link), init);
+/// Where a clone is made.
+struct Way<'a> {
+    /// The namespaces that are new with it.
+    flags: CloneFlags,
+    /// The cgroup of version 2 that it is in from the start.
+    door: Option<BorrowedFd<'a>>,
+    /// The PID namespace that it is in, unless that is the caller's or new.
+    pid_namespace: Option<PidNamespace<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum PidNamespace<'a> {
+    At(&'a Path),
+    Of(&'a PidFd),
+}
+
+impl PidNamespace<'_> {
+    /// Makes it that of the children made from now on.
+    fn enter(self) -> io::Result<()> {
+        match self {
+            Self::At(path) => sys::namespace::enter(Kind::Pid, path),
+            Self::Of(process) => sys::namespace::enter_all_of(process, Kind::Pid.flag()),
+        }
     }
-    match single.fork_into(flags, door)? {
+
+    fn name(self) -> String {
+        match self {
+            Self::At(path) => path.display().to_string(),
+            Self::Of(_) => "of the container's init".to_owned(),
+        }
+    }
+}
+
+/// Makes a process that goes on as `process`, which returns its exit code.
+fn clone(
+    single: &SingleThreaded,
+    way: Way<'_>,
+    process: impl FnOnce(Seqpacket) -> i32,
+) -> Result<Launched, LaunchError> {
+    let (link, process_link) = Seqpacket::pair()?;
+    if let Some(namespace) = way.pid_namespace {
+        return clone_by_helper(single, way, namespace, (link, process_link), process);
+    }
+    match single.fork_into(way.flags, way.door)? {
         Fork::Child => {
             drop(link);
-            exit_now(init(init_link))
+            exit_now(process(process_link))
         }
         Fork::Parent { pid, pidfd } => Ok(Launched { pid, pidfd, link }),
     }
 }
 
 /// A process cannot move itself into a PID namespace, only its children: a
-/// helper enters and clones the init as its sibling, so as our child.
-fn clone_into_pid_namespace(
+/// helper enters and clones the process as its sibling, so as our child.
+fn clone_by_helper(
     single: &SingleThreaded,
-    path: &std::path::Path,
-    (flags, door): (CloneFlags, Option<BorrowedFd<'_>>),
-    (link, init_link): (Seqpacket, Seqpacket),
-    init: impl FnOnce(Seqpacket) -> i32,
+    Way { flags, door, .. }: Way<'_>,
+    namespace: PidNamespace<'_>,
+    (link, process_link): (Seqpacket, Seqpacket),
+    process: impl FnOnce(Seqpacket) -> i32,
 ) -> Result<Launched, LaunchError> {
-    let failed = |reason: String| LaunchError::PidNamespace { path: path.to_owned(), reason };
+    let failed = |reason| LaunchError::PidNamespace { namespace: namespace.name(), reason };
     let (ours, helpers) = Seqpacket::pair()?;
     match single.fork(CloneFlags::empty())? {
         Fork::Child => {
             drop((link, ours));
-            let forked = sys::namespace::enter(Kind::Pid, path)
+            let forked = namespace
+                .enter()
                 .and_then(|()| single.fork_into(flags | CloneFlags::CLONE_PARENT, door));
             let told = match forked {
                 Ok(Fork::Child) => {
                     drop(helpers);
-                    exit_now(init(init_link))
+                    exit_now(process(process_link))
                 }
                 Ok(Fork::Parent { pid, pidfd }) => {
                     helpers.send(pid.to_string().as_bytes(), &[pidfd.as_fd()])
@@ -233,7 +286,7 @@ fn clone_into_pid_namespace(
             exit_now(i32::from(told.is_err()))
         }
         Fork::Parent { pidfd: helper, .. } => {
-            drop((helpers, init_link));
+            drop((helpers, process_link));
             let said = ours.recv()?;
             helper.wait()?;
             let mut said = said.ok_or_else(|| failed("the helper ended".to_owned()))?;

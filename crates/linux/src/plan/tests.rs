@@ -8,7 +8,7 @@ use super::*;
 
 fn facts(unified: bool) -> Facts<'static> {
     let rootfs = Path::new("/run/bundle/rootfs");
-    Facts { id: "web", rootfs, home: Some("/home/web"), unified }
+    Facts { id: "web", rootfs, home: Some("/home/web"), unified, hierarchies: vec![] }
 }
 
 fn spec() -> Spec {
@@ -90,10 +90,7 @@ fn ids_that_would_leave_root_in_place_are_refused() {
 
 #[test]
 fn what_would_be_dropped_in_silence_is_refused() {
-    let refused: [fn(&mut Spec); 5] = [
-        |spec| {
-            process(spec).set_terminal(Some(true));
-        },
+    let refused: [fn(&mut Spec); 4] = [
         |spec| {
             process(spec).set_selinux_label(Some("system_u:x".to_owned()));
         },
@@ -214,4 +211,29 @@ fn mounts_are_private_unless_one_follows_the_host() {
         let settled = made.spec.linux().as_ref().unwrap().rootfs_propagation().clone();
         assert_eq!(settled.as_deref(), expected, "{given:?} {mounts:?}");
     }
+}
+
+#[test]
+fn an_exec_is_refused_what_its_container_would_be() {
+    let given = |fields: &str| {
+        let text = format!(r#"{{"cwd":"/","args":["true"],"user":{{"uid":0,"gid":0}}{fields}}}"#);
+        plan_exec(serde_json::from_str(&text).unwrap(), false)
+    };
+    let refused = [
+        r#","selinuxLabel":"a:b""#,
+        r#","env":["A=\u0000"]"#,
+        r#","scheduler":{"policy":"SCHED_BATCH"}"#,
+        r#","execCPUAffinity":{"final":"0-1"}"#,
+    ];
+    for fields in refused {
+        given(fields).unwrap_err();
+    }
+    let process = given(r#","capabilities":{"permitted":["CAP_KILL","CAP_MKNOD"]}"#).unwrap();
+    let capabilities = process.capabilities().as_ref().unwrap();
+    assert_eq!(capabilities.permitted(), &Some(Capabilities::from([Capability::Kill])));
+    assert_eq!(capabilities.bounding(), &Some(Capabilities::new()));
+    assert_eq!(process.user().umask(), Some(0o022));
+    let process = given("").unwrap();
+    let capabilities = process.capabilities().as_ref().unwrap();
+    assert_eq!(capabilities.permitted(), &Some(Capabilities::new()));
 }

@@ -173,11 +173,10 @@ fn what_was_decided_upon_is_what_runs() {
         let lab = Lab::new("true");
         let request = lab.request();
         fs::write(lab.bundle().join("config.json"), text).unwrap();
-        let null = || crate::lab::read_write_null();
-        let call = || linux::create(&request, [null(), null(), null()]).map(|pid| pid.as_raw());
-        let pid = crate::keeper::in_worker(call).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let call = || linux::create(&request, crate::lab::null_streams());
+        let made = crate::keeper::make(call).unwrap_or_else(|error| panic!("{text}: {error}"));
         lab.start().unwrap();
-        assert_eq!(crate::keeper::wait(nix::unistd::Pid::from_raw(pid)), 0, "{text}");
+        assert_eq!(crate::keeper::wait(made.pid), 0, "{text}");
         lab.delete().unwrap();
         assert_eq!(lab.remains(), Vec::<String>::new());
         fs::remove_file(lab.bundle().join("config.json")).unwrap();
@@ -187,8 +186,7 @@ fn what_was_decided_upon_is_what_runs() {
 /// Asks in a worker whether the error of a create is a refusal.
 fn is_refusal(lab: &Lab) -> bool {
     let request = lab.request();
-    let null = || crate::lab::read_write_null();
-    let call = || match linux::create(&request, [null(), null(), null()]) {
+    let call = || match linux::create(&request, crate::lab::null_streams()) {
         Ok(_) => Err(std::io::Error::other("it was made")),
         Err(error) => Ok(i32::from(error.is_refusal())),
     };

@@ -2,17 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use linux::CreateRequest;
+use linux::{CreateRequest, ExecRequest};
 use nix::unistd::{Pid, pipe};
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount,
-    MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    Linux, LinuxBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder,
 };
+use sys::stdio::Stdio;
 
 use crate::keeper;
 
@@ -23,6 +25,8 @@ pub(crate) struct Lab {
     scratch: tempfile::TempDir,
     pub(crate) id: String,
     pub(crate) spec: Spec,
+    /// Where the state is below the scratch folder.
+    state: PathBuf,
 }
 
 /// What a finished container left behind it.
@@ -49,13 +53,16 @@ impl Lab {
             fs::create_dir_all(rootfs.join(folder)).unwrap();
         }
         fs::copy(crate::BUSYBOX, rootfs.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "env", "id", "ls", "mkdir", "sleep", "touch", "hostname"] {
+        for applet in [
+            "sh", "cat", "env", "grep", "hostname", "id", "ln", "ls", "mkdir", "readlink", "rm",
+            "sleep", "stty", "touch", "tr", "true", "tty",
+        ] {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("hybrid-linux-test-{}-{number}", process::id());
         let spec = default_spec(&id, script);
-        Self { scratch, id, spec }
+        Self { scratch, id, spec, state: PathBuf::from("state") }
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
@@ -70,6 +77,26 @@ impl Lab {
         self.spec.mounts_mut().as_mut().unwrap().push(mount);
     }
 
+    /// Gives the container a further namespace of its own.
+    pub(crate) fn unshare(&mut self, kind: LinuxNamespaceType) {
+        let mut namespaces = self.linux().namespaces().clone().unwrap();
+        namespaces.push(LinuxNamespaceBuilder::default().typ(kind).build().unwrap());
+        self.linux().set_namespaces(Some(namespaces));
+    }
+
+    /// Makes the container's users others on the host: 0 is 100000 there.
+    pub(crate) fn unshare_users(&mut self) {
+        let map = || {
+            let range = LinuxIdMappingBuilder::default().container_id(0u32);
+            vec![range.host_id(100_000u32).size(65536u32).build().unwrap()]
+        };
+        self.unshare(LinuxNamespaceType::User);
+        self.linux().set_uid_mappings(Some(map()));
+        self.linux().set_gid_mappings(Some(map()));
+        fs::set_permissions(self.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        chown(self.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    }
+
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.bundle().join("rootfs")
     }
@@ -79,7 +106,12 @@ impl Lab {
     }
 
     pub(crate) fn state_root(&self) -> PathBuf {
-        self.scratch.path().join("state")
+        self.scratch.path().join(&self.state)
+    }
+
+    /// Puts the state into a folder deeper down.
+    pub(crate) fn lengthen_state_root(&mut self, below: &str) {
+        self.state.push(below);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -106,8 +138,80 @@ impl Lab {
     pub(crate) fn create_with(&self, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
         self.spec.save(self.bundle().join("config.json")).unwrap();
         let request = self.request();
-        let made = keeper::in_worker(|| linux::create(&request, stdio).map(Pid::as_raw));
-        made.map(Pid::from_raw)
+        keeper::make(|| linux::create(&request, Stdio::Streams(stdio))).map(|made| made.pid)
+    }
+
+    /// Creates the container with a terminal and returns the master with the process.
+    pub(crate) fn create_on_terminal(&mut self) -> Result<(Pid, File), String> {
+        self.process().set_terminal(Some(true));
+        self.spec.save(self.bundle().join("config.json")).unwrap();
+        let request = self.request();
+        let made = keeper::make(|| linux::create(&request, Stdio::Terminal))?;
+        Ok((made.pid, made.console.expect("a console").into()))
+    }
+
+    /// A process like the container's own with another script.
+    pub(crate) fn another(&self, script: &str) -> Process {
+        let mut process = self.spec.process().clone().unwrap();
+        process.set_args(Some(["sh", "-c", script].map(str::to_owned).to_vec()));
+        process.set_terminal(None);
+        process
+    }
+
+    pub(crate) fn exec_request(&self, process: Process) -> ExecRequest {
+        ExecRequest {
+            id: self.id.clone(),
+            state_root: self.state_root(),
+            process: Box::new(process),
+        }
+    }
+
+    /// Runs a further process, with pipes as its output.
+    pub(crate) fn exec(&self, process: Process) -> Result<Created, String> {
+        let (stdout, out) = pipe().unwrap();
+        let (stderr, err) = pipe().unwrap();
+        let stdio = Stdio::Streams([File::open("/dev/null").unwrap().into(), out, err]);
+        let request = self.exec_request(process);
+        let made = keeper::make(|| linux::exec(&request, stdio))?;
+        assert!(made.console.is_none());
+        Ok(Created { pid: made.pid, stdout, stderr })
+    }
+
+    /// Runs a further process to its end.
+    pub(crate) fn exec_to_end(&self, process: Process) -> Outcome {
+        let Created { pid, stdout, stderr } = self.exec(process).unwrap();
+        let (stdout, stderr) = (keeper::read_all(stdout), keeper::read_all(stderr));
+        Outcome { code: keeper::wait(pid), stdout, stderr }
+    }
+
+    /// Runs a further process on a terminal of its own.
+    pub(crate) fn exec_on_terminal(&self, mut process: Process) -> Result<(Pid, File), String> {
+        process.set_terminal(Some(true));
+        let request = self.exec_request(process);
+        let made = keeper::make(|| linux::exec(&request, Stdio::Terminal))?;
+        Ok((made.pid, made.console.expect("a console").into()))
+    }
+
+    /// Creates and starts, for tests that look at further processes; see [`Lab::end`].
+    pub(crate) fn up(&self) -> Created {
+        let created = self.create().unwrap();
+        self.start().unwrap();
+        created
+    }
+
+    /// Deletes a running container and checks that nothing is left of it.
+    pub(crate) fn end(&self, init: Pid) {
+        self.end_with(init, &[]);
+    }
+
+    /// As [`Lab::end`], with further processes that still run.
+    pub(crate) fn end_with(&self, init: Pid, others: &[Pid]) {
+        self.delete().unwrap();
+        let ended = keeper::reap_until(init);
+        for pid in others.iter().chain([&init]) {
+            assert_eq!(ended.get(pid), Some(&(128 + 9)), "{ended:?}");
+        }
+        assert_eq!(self.remains(), Vec::<String>::new());
     }
 
     pub(crate) fn start(&self) -> Result<(), String> {
@@ -251,6 +355,11 @@ fn default_spec(id: &str, script: &str) -> Spec {
         .linux(linux)
         .build()
         .unwrap()
+}
+
+/// Three times /dev/null.
+pub(crate) fn null_streams() -> Stdio {
+    Stdio::Streams([read_write_null(), read_write_null(), read_write_null()])
 }
 
 pub(crate) fn read_write_null() -> OwnedFd {

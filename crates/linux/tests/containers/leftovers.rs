@@ -178,10 +178,7 @@ fn a_worker_killed_at_any_moment_leaves_nothing() {
     lab.spec.save(lab.bundle().join("config.json")).unwrap();
     let request = lab.request();
     for step in 0..40 {
-        let worker = keeper::fork(|| {
-            let null = crate::lab::read_write_null;
-            linux::create(&request, [null(), null(), null()]).map(drop)
-        });
+        let worker = keeper::fork(|| linux::create(&request, crate::lab::null_streams()).map(drop));
         std::thread::sleep(std::time::Duration::from_micros(step * 750));
         kill(worker, Signal::SIGKILL).unwrap();
         keeper::wait(worker);

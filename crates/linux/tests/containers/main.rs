@@ -5,11 +5,14 @@
 //! keeper: parent of the workers and of the containers' first processes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+mod cgroups;
+mod exec;
 mod hostile;
 mod keeper;
 mod lab;
 mod leftovers;
 mod running;
+mod terminals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -26,7 +29,15 @@ fn main() -> ExitCode {
     }
     sys::process::become_subreaper().unwrap();
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let cases = [running::CASES, hostile::CASES, leftovers::CASES].concat();
+    let cases = [
+        running::CASES,
+        cgroups::CASES,
+        exec::CASES,
+        terminals::CASES,
+        hostile::CASES,
+        leftovers::CASES,
+    ]
+    .concat();
     let chosen =
         cases.iter().filter(|(name, _)| filter.as_ref().is_none_or(|it| name.contains(it)));
     let mut failed = 0;

@@ -9,16 +9,15 @@ use containerd_shim::protos::ttrpc::{self, Code};
 use lifecycle::ContainerId;
 use oci_spec::runtime::Spec;
 use runtime::spec::Metadata;
-use runtime::{ContainerSpec, Error};
+use runtime::{ContainerHandle, ContainerSpec, Error};
 use settings::{Node, Settings};
 
 use super::TaskService;
 use crate::containerd::ContainerImage;
 use crate::convert::{self, status, to_ttrpc};
-use crate::driver::Task;
-use crate::events::TaskEvent;
+use crate::driver::{Made, Task};
 use crate::rootfs::Mounted;
-use crate::stdio::{Held, Paths};
+use crate::stdio::{Held, Owner, Paths};
 use crate::{heard, options, rootfs};
 
 /// What a container is made from, on this side of the runtime.
@@ -26,9 +25,6 @@ struct Ground {
     oci: Arc<Spec>,
     settings: Settings,
     mounted: Mounted,
-    paths: Paths,
-    stdio: [std::os::fd::OwnedFd; 3],
-    held: Held,
 }
 
 impl TaskService {
@@ -83,15 +79,18 @@ impl TaskService {
         }
         let image = ContainerImage::look_up(&self.containerd, id.as_str());
         let created = created(&request);
+        let paths = Paths::from(&request);
         let ground = tokio::task::spawn_blocking({
             let bundle = bundle.clone();
             let node = Arc::clone(&self.node);
             move || Ground::prepare(&request, &bundle, &node)
         });
-        let Ground { oci, settings, mounted, paths, stdio, held } =
-            ground.await.map_err(|panicked| {
-                status(Code::INTERNAL, format!("preparing failed: {panicked}"))
-            })??;
+        let Ground { oci, settings, mounted } = ground.await.map_err(|panicked| {
+            status(Code::INTERNAL, format!("preparing failed: {panicked}"))
+        })??;
+        let owner = Owner { id: id.as_str().to_owned(), namespace: self.namespace.clone() };
+        let opened = paths.open(&owner).await;
+        let (stdio, held) = opened.map_err(|error| to_ttrpc(&error.into()))?;
         let spec = ContainerSpec {
             id: id.into(),
             bundle: bundle.clone(),
@@ -101,8 +100,15 @@ impl TaskService {
             image: Arc::new(image),
             metadata: Metadata { namespace: self.namespace.clone() },
             stdio,
+            log: None,
         };
-        let handle = self.runtime.create(spec).await.map_err(|error| to_ttrpc(&error))?;
+        let handle = match self.launch(spec, &held).await {
+            Ok(handle) => handle,
+            Err(error) => {
+                held.finish().await;
+                return Err(to_ttrpc(&error));
+            }
+        };
         mounted.keep();
         let pid = handle.pid();
         // A few bytes into memory: not worth a thread. The container is fine without.
@@ -111,18 +117,27 @@ impl TaskService {
         }
         // Announced before anyone can find the task, and so before its start.
         let created = TaskCreate { pid: convert::pid(pid), ..created };
-        self.publisher.publish(TaskEvent::Create(created));
+        self.publisher.publish(created);
         let task = Task::own(
             Arc::clone(&self.runtime),
             self.publisher.clone(),
             self.registry.clone(),
-            handle,
-            bundle,
-            paths,
-            held,
+            Made { handle, bundle, paths, held },
         );
         self.registry.fill(reservation, Arc::clone(&task));
         Ok(task)
+    }
+
+    /// Has the container created, and connects its terminal, if it got one.
+    async fn launch(&self, spec: ContainerSpec, held: &Held) -> Result<ContainerHandle, Error> {
+        let handle = self.runtime.create(spec).await?;
+        if let Some(console) = handle.init().take_console()
+            && let Err(error) = held.attach(console)
+        {
+            self.runtime.delete(&handle).await?;
+            return Err(Error::Runtime(format!("cannot use the terminal: {error}")));
+        }
+        Ok(handle)
     }
 }
 
@@ -134,13 +149,12 @@ impl Ground {
         node: &Result<Node, String>,
     ) -> ttrpc::Result<Self> {
         let node = node.clone().map_err(|why| status(Code::FAILED_PRECONDITION, why))?;
-        let oci = convert::read_config(bundle).map_err(|error| to_ttrpc(&error))?;
+        let oci =
+            convert::read_config(bundle, request.terminal).map_err(|error| to_ttrpc(&error))?;
         let options = options::read(request.options.as_ref()).map_err(invalid)?;
         let settings = Settings::of(node, &options);
         let mounted = rootfs::mount(&request.rootfs, &bundle.join("rootfs")).map_err(failed)?;
-        let paths = Paths::from(request);
-        let (stdio, held) = paths.open().map_err(invalid)?;
-        Ok(Self { oci, settings, mounted, paths, stdio, held })
+        Ok(Self { oci, settings, mounted })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{CgroupError, Result, failed};
+use super::error::{CgroupError, Result, failed};
 
 /// Writes a value in one system call, as cgroup files need it.
 pub(super) fn write(path: &Path, value: &str) -> Result<()> {

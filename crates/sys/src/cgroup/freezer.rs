@@ -1,10 +1,21 @@
 //! Pausing and resuming every process of a cgroup.
+//!
+//! Version 2 freezes by itself: it is asked once, and `cgroup.events` tells when all
+//! stand still. Version 1 stays `FREEZING` until every process has come by a point
+//! where it can be stopped, looks only when it is read, and is asked anew each time
+//! because kernels before 6.1 forget processes that are forked meanwhile. A process
+//! the kernel itself holds, in version 1 or 2, keeps it from being frozen at all, so
+//! the wait has an end, and what was stopped until then runs again.
+//!
+//! SIGKILL ends a frozen process of version 2. One of version 1 dies once thawed.
 
-use std::path::Path;
+use std::io;
 use std::time::{Duration, Instant};
 
-use super::files::{keyed, read, read_optional, write};
-use super::{Cgroup, CgroupError, Folder, Result};
+use super::Cgroup;
+use super::error::{CgroupError, Result, failed};
+use super::files::{keyed, read, read_optional, try_write, unreadable, write};
+use super::folder::Folder;
 
 /// How long the kernel is given to stop every process.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,9 +29,9 @@ impl Cgroup {
     /// freezer.
     pub fn freeze(&self) -> Result<()> {
         let folder = self.freezer()?;
-        let done = folder.set_frozen(true).and_then(|()| folder.await_frozen());
+        let done = folder.set_frozen().and_then(|()| folder.await_frozen());
         if done.is_err() {
-            folder.set_frozen(false)?;
+            folder.thaw()?;
         }
         done
     }
@@ -32,24 +43,26 @@ impl Cgroup {
     /// Those of writing the freezer's file.
     pub fn thaw(&self) -> Result<()> {
         match self.freezer() {
-            Ok(folder) if folder.path.is_dir() => folder.set_frozen(false),
-            Ok(_) | Err(CgroupError::NoController(_)) => Ok(()),
+            Ok(folder) => folder.thaw(),
+            Err(CgroupError::NoController(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Says whether the cgroup is frozen, or on its way there. One that does
-    /// not exist is not.
+    /// Says whether the cgroup itself is frozen, or on its way there; not whether one
+    /// above it is. One that does not exist is not.
     ///
     /// # Errors
     /// Those of reading the freezer's file.
     pub fn is_frozen(&self) -> Result<bool> {
         let folder = self.freezer()?;
-        let state = match folder.hierarchy.is_v2() {
-            true => read_optional(&folder.path.join("cgroup.freeze"))?,
-            false => read_optional(&folder.path.join("freezer.state"))?,
-        };
-        Ok(!matches!(state.as_deref(), None | Some("0" | "THAWED")))
+        let file = if folder.hierarchy.is_v2() { "cgroup.freeze" } else { "freezer.self_freezing" };
+        let path = folder.path.join(file);
+        match read_optional(&path)?.as_deref() {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(other) => Err(unreadable(&path, other)),
+        }
     }
 
     fn freezer(&self) -> Result<&Folder> {
@@ -61,13 +74,29 @@ impl Cgroup {
 }
 
 impl Folder {
-    fn set_frozen(&self, frozen: bool) -> Result<()> {
-        match (self.hierarchy.is_v2(), frozen) {
-            (true, frozen) => {
-                write(&self.path.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+    fn set_frozen(&self) -> Result<()> {
+        match self.hierarchy.is_v2() {
+            true => write(&self.path.join("cgroup.freeze"), "1"),
+            false => write(&self.path.join("freezer.state"), "FROZEN"),
+        }
+    }
+
+    fn thaw(&self) -> Result<()> {
+        let (file, word) = match self.hierarchy.is_v2() {
+            true => ("cgroup.freeze", "0"),
+            false => ("freezer.state", "THAWED"),
+        };
+        let path = self.path.join(file);
+        match try_write(&path, word) {
+            Ok(()) => Ok(()),
+            // A cgroup that is gone holds nobody.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(libc::ENODEV) =>
+            {
+                Ok(())
             }
-            (false, true) => write(&self.path.join("freezer.state"), "FROZEN"),
-            (false, false) => write(&self.path.join("freezer.state"), "THAWED"),
+            Err(error) => Err(failed(&format!("write {word:?} to"), &path, error)),
         }
     }
 
@@ -81,9 +110,7 @@ impl Folder {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
             if !self.hierarchy.is_v2() {
-                // Version 1 may stay FREEZING when a process forked in
-                // between; asking again makes it look again.
-                self.set_frozen(true)?;
+                self.set_frozen()?;
             }
         }
         Ok(())
@@ -94,10 +121,6 @@ impl Folder {
             return Ok(read(&self.path.join("freezer.state"))? == "FROZEN");
         }
         let events = self.path.join("cgroup.events");
-        frozen_event(&events, &read(&events)?)
+        Ok(keyed(&events, &read(&events)?, "frozen")? == Some(1))
     }
-}
-
-fn frozen_event(path: &Path, text: &str) -> Result<bool> {
-    Ok(keyed(path, text, "frozen")? == Some(1))
 }

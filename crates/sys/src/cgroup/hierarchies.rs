@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
-use super::{CgroupError, failed};
+use super::error::{CgroupError, failed};
 
 /// Where every distribution mounts them.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -97,6 +97,11 @@ impl Hierarchies {
     #[must_use]
     pub fn is_unified(&self) -> bool {
         matches!(self.0.as_slice(), [Hierarchy { kind: Kind::Unified, .. }])
+    }
+
+    /// Where each of them is mounted.
+    pub fn mounts(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|hierarchy| hierarchy.mount.as_path())
     }
 
     pub(super) fn all(&self) -> &[Hierarchy] {

@@ -1,9 +1,25 @@
-//! What a container has used, in the same units for both cgroup versions.
+//! What a container has used.
+//!
+//! Every file is read once, into the counters of its version, which keep the kernel's
+//! names and units; [`Stats`] is the part of them that both versions have, in the
+//! same units.
+//!
+//! A controller that the host does not have, or that is not handed down to the cgroup,
+//! is left out. A counter of one that is there and cannot be read is an error.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
+use super::Cgroup;
+use super::error::{CgroupError, Result};
 use super::files::{keyed, read, read_number, read_optional, unreadable};
-use super::{Cgroup, Folder, Result};
+use super::folder::Folder;
+
+mod keyed;
+pub mod v1;
+pub mod v2;
+
+pub use keyed::Keyed;
 
 /// What a container has used so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +30,17 @@ pub struct Stats {
     pub memory: Option<MemoryStats>,
     /// Processes; `None` without the controller.
     pub pids: Option<PidStats>,
+    /// All that was read; `None` when the cgroup is gone.
+    pub counters: Option<Counters>,
+}
+
+/// All that the kernel counts, as it counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Counters {
+    /// On a host with version 1.
+    V1(Box<v1::Counters>),
+    /// On a host with version 2 alone.
+    V2(Box<v2::Counters>),
 }
 
 /// Processor time, all in nanoseconds.
@@ -73,17 +100,39 @@ pub struct PidStats {
     pub limit: Option<u64>,
 }
 
-/// Version 1 says "no limit" with a number near the largest there is.
-const V1_NO_LIMIT: u64 = 1 << 62;
+/// The use of one RDMA device, or its limits; `u32::MAX` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaEntry {
+    /// Its name.
+    pub device: String,
+    /// Handles.
+    pub hca_handles: u32,
+    /// Objects.
+    pub hca_objects: u32,
+}
+
+/// RDMA devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rdma {
+    /// In use.
+    pub current: Vec<RdmaEntry>,
+    /// At most.
+    pub limit: Vec<RdmaEntry>,
+}
 
 impl Cgroup {
-    /// Reads what the container has used. A controller that the host does not
-    /// have, or a cgroup that is gone, gives `None`.
+    /// Reads what the container has used. A cgroup that is gone has used nothing.
     ///
     /// # Errors
     /// A file that is there but cannot be read.
     pub fn stats(&self) -> Result<Stats> {
-        Ok(Stats { cpu: self.cpu_stats()?, memory: self.memory_stats()?, pids: self.pid_stats()? })
+        if !self.exists() {
+            return Ok(Stats::default());
+        }
+        match self.is_unified() {
+            true => Ok(v2::Counters::of(self)?.into()),
+            false => Ok(v1::Counters::of(self)?.into()),
+        }
     }
 
     /// Returns how many processes of the cgroup the kernel has killed for want
@@ -92,133 +141,126 @@ impl Cgroup {
     /// # Errors
     /// A file that is there but cannot be read.
     pub fn oom_kills(&self) -> Result<u64> {
-        self.counted("memory").map_or(Ok(0), Folder::oom_kills)
-    }
-
-    /// The folder whose hierarchy has this controller, if the cgroup exists there.
-    fn counted(&self, controller: &str) -> Option<&Folder> {
-        let mut folders = self.folders.iter();
-        folders.find(|folder| folder.hierarchy.holds(controller) && folder.path.is_dir())
-    }
-
-    fn cpu_stats(&self) -> Result<Option<CpuStats>> {
-        let Some(folder) = self.counted("cpu").or_else(|| self.counted("cpuacct")) else {
-            return Ok(None);
-        };
-        let path = folder.path.join("cpu.stat");
+        let Some(folder) = self.counted("memory") else { return Ok(0) };
+        let file = if folder.hierarchy.is_v2() { "memory.events" } else { "memory.oom_control" };
+        let path = folder.path.join(file);
         let text = read_optional(&path)?.unwrap_or_default();
-        let get = |key| keyed(&path, &text, key).map(Option::unwrap_or_default);
-        let mut stats = CpuStats {
-            periods: get("nr_periods")?,
-            throttled_periods: get("nr_throttled")?,
-            ..CpuStats::default()
-        };
-        if folder.hierarchy.is_v2() {
-            stats.usage_ns = get("usage_usec")?.saturating_mul(1_000);
-            stats.user_ns = get("user_usec")?.saturating_mul(1_000);
-            stats.system_ns = get("system_usec")?.saturating_mul(1_000);
-            stats.throttled_ns = get("throttled_usec")?.saturating_mul(1_000);
-        } else {
-            stats.throttled_ns = get("throttled_time")?;
-            self.cpu_account(&mut stats)?;
-        }
-        Ok(Some(stats))
+        Ok(keyed(&path, &text, "oom_kill")?.unwrap_or_default())
     }
 
-    fn cpu_account(&self, stats: &mut CpuStats) -> Result<()> {
-        let Some(folder) = self.counted("cpuacct") else { return Ok(()) };
-        let number = |file| read_number(&folder.path.join(file)).map(Option::unwrap_or_default);
-        stats.usage_ns = number("cpuacct.usage")?;
-        stats.user_ns = number("cpuacct.usage_user")?;
-        stats.system_ns = number("cpuacct.usage_sys")?;
-        Ok(())
-    }
-
-    fn memory_stats(&self) -> Result<Option<MemoryStats>> {
-        match self.counted("memory") {
-            None => Ok(None),
-            Some(folder) if folder.hierarchy.is_v2() => folder.memory_v2(),
-            Some(folder) => folder.memory_v1().map(Some),
-        }
-    }
-
-    fn pid_stats(&self) -> Result<Option<PidStats>> {
-        let Some(folder) = self.counted("pids") else { return Ok(None) };
-        let path = folder.path.join("pids.current");
-        let Some(text) = read_optional(&path)? else { return Ok(None) };
-        let current = text.parse().map_err(|_| unreadable(&path, &text))?;
-        Ok(Some(PidStats { current, limit: read_number(&folder.path.join("pids.max"))? }))
-    }
-}
-
-impl Folder {
-    fn memory_v1(&self) -> Result<MemoryStats> {
-        let number = |file| read_number(&self.path.join(file)).map(Option::unwrap_or_default);
-        let limit = |file| -> Result<Option<u64>> {
-            match read_optional(&self.path.join(file))? {
-                Some(_) => Ok(Some(number(file)?).filter(|bytes| *bytes < V1_NO_LIMIT)),
-                None => Ok(None),
-            }
-        };
-        let path = self.path.join("memory.stat");
-        let text = read(&path)?;
-        let get = |key| keyed(&path, &text, key).map(Option::unwrap_or_default);
-        Ok(MemoryStats {
-            usage: number("memory.usage_in_bytes")?,
-            peak: Some(number("memory.max_usage_in_bytes")?),
-            limit: limit("memory.limit_in_bytes")?,
-            anonymous: get("total_rss")?,
-            file: get("total_cache")?,
-            inactive_file: get("total_inactive_file")?,
-            swap_usage: keyed(&path, &text, "total_swap")?,
-            swap_limit: limit("memory.memsw.limit_in_bytes")?,
-            page_faults: get("total_pgfault")?,
-            major_page_faults: get("total_pgmajfault")?,
-            limit_hits: number("memory.failcnt")?,
-            oom_kills: self.oom_kills()?,
-        })
-    }
-
-    fn memory_v2(&self) -> Result<Option<MemoryStats>> {
-        if !self.path.join("memory.current").exists() {
-            return Ok(None);
-        }
-        let optional = |file| -> Result<Option<u64>> {
-            let path = self.path.join(file);
-            if path.exists() { read_number(&path) } else { Ok(None) }
-        };
-        let path = self.path.join("memory.stat");
-        let text = read(&path)?;
-        let get = |key| keyed(&path, &text, key).map(Option::unwrap_or_default);
-        Ok(Some(MemoryStats {
-            usage: optional("memory.current")?.unwrap_or_default(),
-            peak: optional("memory.peak")?,
-            limit: optional("memory.max")?,
-            anonymous: get("anon")?,
-            file: get("file")?,
-            inactive_file: get("inactive_file")?,
-            swap_usage: optional("memory.swap.current")?,
-            swap_limit: optional("memory.swap.max")?,
-            page_faults: get("pgfault")?,
-            major_page_faults: get("pgmajfault")?,
-            limit_hits: self.event("max")?,
-            oom_kills: self.oom_kills()?,
-        }))
-    }
-
-    fn event(&self, key: &str) -> Result<u64> {
-        line_of(&self.path.join("memory.events"), key)
-    }
-
-    fn oom_kills(&self) -> Result<u64> {
-        match self.hierarchy.is_v2() {
-            true => self.event("oom_kill"),
-            false => line_of(&self.path.join("memory.oom_control"), "oom_kill"),
+    /// Reads from the folder of a controller. `None` without the controller, and when
+    /// the cgroup has gone meanwhile.
+    fn counted_by<T>(
+        &self,
+        controller: &str,
+        read: impl FnOnce(&Folder) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Some(folder) = self.counted(controller) else { return Ok(None) };
+        match read(folder) {
+            Err(CgroupError::File { .. }) if !folder.is_there() => Ok(None),
+            other => other,
         }
     }
 }
 
-fn line_of(path: &Path, key: &str) -> Result<u64> {
-    let text = read_optional(path)?.unwrap_or_default();
-    Ok(keyed(path, &text, key)?.unwrap_or_default())
+/// Reads `pids.current` and `pids.max`, the same in both versions.
+fn pids(folder: &Folder) -> Result<Option<PidStats>> {
+    let path = folder.path.join("pids.current");
+    let Some(text) = read_optional(&path)? else { return Ok(None) };
+    let current = text.parse().map_err(|_| unreadable(&path, &text))?;
+    Ok(Some(PidStats { current, limit: read_number(&folder.path.join("pids.max"))? }))
+}
+
+/// Reads `rdma.current` and `rdma.max`, the same in both versions.
+fn rdma(folder: &Folder) -> Result<Option<Rdma>> {
+    let path = folder.path.join("rdma.current");
+    let Some(current) = read_optional(&path)? else { return Ok(None) };
+    let current = rdma_entries(&path, &current)?;
+    let path = folder.path.join("rdma.max");
+    let limit = rdma_entries(&path, &read(&path)?)?;
+    Ok(Some(Rdma { current, limit }))
+}
+
+fn rdma_entries(path: &Path, text: &str) -> Result<Vec<RdmaEntry>> {
+    text.lines().map(|line| rdma_entry(line).ok_or_else(|| unreadable(path, line))).collect()
+}
+
+/// `mlx5_0 hca_handle=2 hca_object=max`
+fn rdma_entry(line: &str) -> Option<RdmaEntry> {
+    let mut words = line.split_whitespace();
+    let mut entry = RdmaEntry { device: words.next()?.to_owned(), ..RdmaEntry::default() };
+    for word in words {
+        let (key, value) = word.split_once('=')?;
+        let value = if value == "max" { u32::MAX } else { value.parse().ok()? };
+        match key {
+            "hca_handle" => entry.hca_handles = value,
+            "hca_object" => entry.hca_objects = value,
+            _ => {}
+        }
+    }
+    Some(entry)
+}
+
+/// The sizes of huge pages on this host as cgroup files name them, such as `2MB`.
+/// Found once per process: the processor has them.
+fn huge_page_sizes() -> &'static [String] {
+    static FOUND: OnceLock<Vec<String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        // A kernel without huge pages has no such folder.
+        let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
+            return Vec::new();
+        };
+        let name = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
+        let names = entries.flatten().filter_map(name);
+        let mut kilobytes: Vec<u64> = names.filter_map(|name| huge_page_kilobytes(&name)).collect();
+        kilobytes.sort_unstable();
+        kilobytes.into_iter().map(huge_page_name).collect()
+    })
+}
+
+/// `hugepages-2048kB`
+fn huge_page_kilobytes(folder: &str) -> Option<u64> {
+    folder.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+}
+
+fn huge_page_name(kilobytes: u64) -> String {
+    match kilobytes {
+        gigabytes if gigabytes >= 1 << 20 => format!("{}GB", gigabytes >> 20),
+        megabytes if megabytes >= 1 << 10 => format!("{}MB", megabytes >> 10),
+        kilobytes => format!("{kilobytes}KB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_are_named_as_the_kernel_names_their_files() {
+        let table = [
+            ("hugepages-64kB", "64KB"),
+            ("hugepages-2048kB", "2MB"),
+            ("hugepages-1048576kB", "1GB"),
+        ];
+        for (folder, name) in table {
+            assert_eq!(huge_page_kilobytes(folder).map(huge_page_name).as_deref(), Some(name));
+        }
+        assert_eq!(huge_page_kilobytes("free"), None);
+    }
+
+    #[test]
+    fn an_rdma_device_has_numbers_and_limits() {
+        let entry = |device: &str, hca_handles, hca_objects| {
+            Some(RdmaEntry { device: device.to_owned(), hca_handles, hca_objects })
+        };
+        let table = [
+            ("mlx4_0 hca_handle=2 hca_object=2000", entry("mlx4_0", 2, 2000)),
+            ("ocrdma1 hca_handle=max hca_object=max", entry("ocrdma1", u32::MAX, u32::MAX)),
+            ("x hca_handle=two", None),
+            ("", None),
+        ];
+        for (line, expected) in table {
+            assert_eq!(rdma_entry(line), expected, "{line}");
+        }
+    }
 }

@@ -17,11 +17,19 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use zbus::blocking::proxy::SignalIterator;
-use zbus::blocking::{Proxy, connection};
-use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::blocking::{Connection, Proxy, connection};
+use zbus::zvariant::OwnedObjectPath;
 
-use super::resources::Setting;
-use super::{Cgroup, CgroupError, Driver, Hierarchies, Location, Result, read, v2};
+use super::error::{CgroupError, Result};
+use super::files::read;
+use super::resources::Place;
+use super::v2::{self, Standing};
+use super::{Cgroup, Driver, Hierarchies, Location};
+
+mod properties;
+
+pub(super) use properties::round_as_kept;
+use properties::{Property, of_limit};
 
 /// How long systemd may take for one scope; it has other jobs too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,15 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long an ended scope of the same name may take to vanish.
 const PREDECESSOR: Duration = Duration::from_secs(5);
 
-/// systemd's word for "no limit".
-const INFINITY: u64 = u64::MAX;
-
-/// In microseconds: a quota per second of processor time is kept by systemd in
-/// whole hundredths; rounded down, a reload would tighten the limit.
-const SECOND: u64 = 1_000_000;
-const HUNDREDTH: u64 = SECOND / 100;
-
-type Property = (&'static str, Value<'static>);
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Has systemd make the scope at `location`, and moves the calling process into
@@ -58,14 +57,38 @@ pub fn start_scope(location: &Location, resources: &LinuxResources) -> Result<()
         return Err(CgroupError::InUse(location.relative().to_owned()));
     }
     let mut properties = scope.properties(std::process::id());
-    properties.extend(v2::settings(resources)?.iter().flat_map(properties_of));
-    let failed = |source| CgroupError::Systemd { unit: scope.unit.clone(), source };
+    let settings = v2::settings(resources, &Standing::default())?;
+    properties.extend(settings.iter().flat_map(|setting| &setting.places).flat_map(of_limit));
+    let failed =
+        |source| CgroupError::Systemd { what: "the scope", unit: scope.unit.clone(), source };
     scope.start(&properties).map_err(failed)?;
     let arrived = read(Path::new("/proc/self/cgroup"))?;
     match Path::new(arrived.trim_start_matches("0::/")) == location.relative() {
         true => Ok(()),
         false => Err(failed(format!("it is not where it should be, but at {arrived}").into())),
     }
+}
+
+/// Tells systemd the limits of the scope at `location`, until the next boot; it
+/// sets them, now and whenever it reloads. What it does not know it is not told.
+///
+/// Starts threads, which end with the call but for one that waits for the bus.
+///
+/// # Errors
+/// [`CgroupError::Systemd`] when systemd cannot be asked or refuses.
+pub(super) fn tell_limits<'a>(
+    location: &Location,
+    limits: impl IntoIterator<Item = &'a Place>,
+) -> Result<()> {
+    let properties: Vec<Property> = limits.into_iter().flat_map(of_limit).collect();
+    let Some(scope) = Scope::at(location).filter(|_| !properties.is_empty()) else {
+        return Ok(());
+    };
+    scope.tell(&properties).map_err(|source| CgroupError::Systemd {
+        what: "the limits of the scope",
+        unit: scope.unit.clone(),
+        source,
+    })
 }
 
 /// Waits until systemd has removed the folder of a scope without processes.
@@ -115,13 +138,8 @@ impl Scope {
     }
 
     fn start(&self, properties: &[Property]) -> std::result::Result<(), Cause> {
-        let bus = connection::Builder::system()?.method_timeout(PATIENCE).build()?;
-        let manager = Proxy::new(
-            &bus,
-            "org.freedesktop.systemd1",
-            "/org/freedesktop/systemd1",
-            "org.freedesktop.systemd1.Manager",
-        )?;
+        let bus = bus()?;
+        let manager = manager(&bus)?;
         // Only subscribers are told of jobs, and only of those after that.
         manager.call_method("Subscribe", &())?;
         let ended_jobs = manager.receive_signal("JobRemoved")?;
@@ -130,6 +148,13 @@ impl Scope {
             "done" => Ok(()),
             other => Err(format!("its start ended with {other:?}").into()),
         }
+    }
+
+    fn tell(&self, properties: &[Property]) -> std::result::Result<(), Cause> {
+        let runtime = true;
+        let request = (self.unit.as_str(), runtime, properties);
+        manager(&bus()?)?.call_method("SetUnitProperties", &request)?;
+        Ok(())
     }
 
     /// Asks for the start; one of the same name that is on its way out is
@@ -157,6 +182,19 @@ impl Scope {
     }
 }
 
+fn bus() -> zbus::Result<Connection> {
+    connection::Builder::system()?.method_timeout(PATIENCE).build()
+}
+
+fn manager(bus: &Connection) -> zbus::Result<Proxy<'static>> {
+    Proxy::new(
+        bus,
+        "org.freedesktop.systemd1",
+        "/org/freedesktop/systemd1",
+        "org.freedesktop.systemd1.Manager",
+    )
+}
+
 /// Waits for the end of a job and returns its result in systemd's words.
 fn await_job(
     ended_jobs: SignalIterator<'static>,
@@ -181,69 +219,6 @@ fn await_job(
     told.recv_timeout(PATIENCE).map_err(|_| "its start took too long".into())
 }
 
-/// A limit as systemd knows it; what systemd does not know is the kernel's alone.
-fn properties_of(setting: &Setting) -> Vec<Property> {
-    let value = setting.value.as_str();
-    let one = |name, value: Option<u64>| {
-        value.map(|value| (name, Value::from(value))).into_iter().collect()
-    };
-    let set = |name, mask: Option<Vec<u8>>| {
-        mask.map(|mask| (name, Value::from(mask))).into_iter().collect()
-    };
-    match setting.files[0].as_str() {
-        "memory.max" => one("MemoryMax", number(value)),
-        "memory.low" => one("MemoryLow", number(value)),
-        "memory.swap.max" => one("MemorySwapMax", number(value)),
-        "pids.max" => one("TasksMax", number(value)),
-        "cpu.weight" => one("CPUWeight", number(value)),
-        "cpu.max" => cpu_quota(value),
-        "cpuset.cpus" => set("AllowedCPUs", mask(value)),
-        "cpuset.mems" => set("AllowedMemoryNodes", mask(value)),
-        "io.weight" | "io.bfq.weight" => {
-            one("IOWeight", value.strip_prefix("default ").and_then(number))
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn number(text: &str) -> Option<u64> {
-    if text == "max" { Some(INFINITY) } else { text.parse().ok() }
-}
-
-/// `QUOTA [PERIOD]`, in microseconds.
-fn cpu_quota(text: &str) -> Vec<Property> {
-    let (quota, period) = text.split_once(' ').unwrap_or((text, "100000"));
-    let (Some(quota), Ok(period @ 1..)) = (number(quota), period.parse::<u64>()) else {
-        return Vec::new();
-    };
-    let per_second = match quota {
-        INFINITY => INFINITY,
-        quota => (quota.saturating_mul(SECOND) / period).div_ceil(HUNDREDTH) * HUNDREDTH,
-    };
-    vec![("CPUQuotaPerSecUSec", per_second.into()), ("CPUQuotaPeriodUSec", period.into())]
-}
-
-/// A list such as `0-2,7` as bits, the lowest first.
-fn mask(list: &str) -> Option<Vec<u8>> {
-    /// More than any kernel is built for.
-    const MOST: usize = 1 << 16;
-    let mut bytes = Vec::new();
-    for range in list.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if last >= MOST {
-            return None;
-        }
-        for each in first..=last {
-            if bytes.len() <= each / 8 {
-                bytes.resize(each / 8 + 1, 0);
-            }
-            bytes[each / 8] |= 1 << (each % 8);
-        }
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,53 +236,5 @@ mod tests {
             assert_eq!(Scope::at(&location), Some(scope), "{given}");
         }
         assert_eq!(Scope::at(&Location::parse(Some("/a/b"), "").unwrap()), None);
-    }
-
-    #[test]
-    fn a_limit_is_told_in_systemds_words() {
-        let table: [(&str, &str, &[Property]); 10] = [
-            ("memory.max", "4096", &[("MemoryMax", 4096u64.into())]),
-            ("memory.max", "max", &[("MemoryMax", INFINITY.into())]),
-            ("memory.max", "1G", &[]),
-            ("pids.max", "7", &[("TasksMax", 7u64.into())]),
-            ("cpu.weight", "20", &[("CPUWeight", 20u64.into())]),
-            ("io.bfq.weight", "default 50", &[("IOWeight", 50u64.into())]),
-            ("io.max", "8:0 rbps=1", &[]),
-            (
-                "cpu.max",
-                "50000 100000",
-                &[
-                    ("CPUQuotaPerSecUSec", 500_000u64.into()),
-                    ("CPUQuotaPeriodUSec", 100_000u64.into()),
-                ],
-            ),
-            (
-                "cpu.max",
-                "max",
-                &[
-                    ("CPUQuotaPerSecUSec", INFINITY.into()),
-                    ("CPUQuotaPeriodUSec", 100_000u64.into()),
-                ],
-            ),
-            ("cpuset.cpus", "0-2,9", &[("AllowedCPUs", vec![0b111u8, 0b10].into())]),
-        ];
-        for (file, value, expected) in table {
-            let setting = Setting::new("any", file, value);
-            assert_eq!(properties_of(&setting), expected, "{file} {value}");
-        }
-    }
-
-    #[test]
-    fn a_fraction_of_a_hundredth_is_rounded_up() {
-        let told = cpu_quota("33333 100000");
-        assert_eq!(told[0], ("CPUQuotaPerSecUSec", 340_000u64.into()));
-    }
-
-    #[test]
-    fn a_list_that_is_none_has_no_mask() {
-        for list in ["", "a", "0-", "-1", "0-99999999"] {
-            assert_eq!(mask(list), None, "{list:?}");
-        }
-        assert_eq!(mask("3-1"), Some(Vec::new()));
     }
 }

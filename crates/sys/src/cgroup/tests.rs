@@ -1,15 +1,23 @@
 //! Cgroups as the host's kernel has them; needs root.
 
-use nix::sched::CloneFlags;
-use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
-};
+use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command};
 
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+use oci_spec::runtime::{
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
+};
+
+use super::files::read;
 use super::*;
 use crate::pidfd::ExitStatus;
-use crate::process::{Fork, exit_now};
+use crate::process::{Fork, SingleThreaded, exit_now};
+
+mod freezing;
+mod killing;
+mod updating;
 
 /// A cgroup that is removed at the end, and a process that may live in it.
 struct Lab {
@@ -35,11 +43,30 @@ impl Lab {
         child
     }
 
-    fn v1_file(&self, controller: &str, file: &str) -> Option<String> {
-        let mut folders = self.cgroup.folders.iter();
-        let folder = folders.find(|each| each.hierarchy.holds(controller))?;
-        let v1 = !folder.hierarchy.is_v2();
-        v1.then(|| read(&folder.path.join(file)).unwrap())
+    /// Runs a shell's script in the cgroup from its first line on.
+    fn running(&self, script: &str) -> Child {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("read go; {script}")]);
+        shell.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        self.cgroup.join(Pid::from_raw(child.id().cast_signed())).unwrap();
+        drop(child.stdin.take());
+        child
+    }
+
+    /// Waits until a script has said something.
+    fn await_word(&self, child: &mut Child) {
+        let read = std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0; 64]).unwrap();
+        assert!(read > 0, "{} said nothing", child.id());
+    }
+
+    fn file(&self, controller: &str, file: &str) -> String {
+        read(&self.cgroup.counted(controller).unwrap().path.join(file)).unwrap()
+    }
+
+    /// The same limit, by its file of either version.
+    fn limit(&self, controller: &str, v1: &str, v2: &str) -> String {
+        self.file(controller, if self.hierarchies.is_unified() { v2 } else { v1 })
     }
 }
 
@@ -62,6 +89,10 @@ fn some_limits() -> LinuxResources {
         .unwrap()
 }
 
+fn unified_or<'a>(lab: &Lab, v1: &'a str, v2: &'a str) -> &'a str {
+    if lab.hierarchies.is_unified() { v2 } else { v1 }
+}
+
 #[test]
 fn limits_are_set_and_read_back() {
     let Some(lab) = Lab::new("limits") else { return };
@@ -69,23 +100,9 @@ fn limits_are_set_and_read_back() {
     let stats = lab.cgroup.stats().unwrap();
     assert_eq!(stats.memory.unwrap().limit, Some(64 << 20));
     assert_eq!(stats.pids.unwrap().limit, Some(7));
-    if !lab.hierarchies.is_unified() {
-        assert_eq!(lab.v1_file("cpu", "cpu.shares").unwrap(), "512");
-        assert_eq!(lab.v1_file("cpu", "cpu.cfs_quota_us").unwrap(), "50000");
-    }
-}
-
-#[test]
-fn a_memory_limit_is_raised_and_lowered() {
-    let Some(lab) = Lab::new("raise") else { return };
-    lab.cgroup.create(&some_limits()).unwrap();
-    for bytes in [256i64 << 20, 32 << 20] {
-        let memory = LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
-        lab.cgroup.update(&resources).unwrap();
-        let limit = lab.cgroup.stats().unwrap().memory.unwrap().limit;
-        assert_eq!(limit, Some(bytes.cast_unsigned()));
-    }
+    assert_eq!(lab.limit("cpu", "cpu.shares", "cpu.weight"), unified_or(&lab, "512", "59"));
+    let quota = lab.limit("cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(quota, unified_or(&lab, "50000", "50000 100000"));
 }
 
 #[test]
@@ -163,20 +180,6 @@ fn systemd_is_asked_for_scopes_of_version_2_alone() {
 }
 
 #[test]
-fn a_frozen_process_stands_still_and_still_dies() {
-    let Some(lab) = Lab::new("freeze") else { return };
-    lab.cgroup.create(&LinuxResources::default()).unwrap();
-    let mut sleeper = lab.sleeper();
-    lab.cgroup.freeze().unwrap();
-    assert!(lab.cgroup.is_frozen().unwrap());
-    lab.cgroup.thaw().unwrap();
-    assert!(!lab.cgroup.is_frozen().unwrap());
-    lab.cgroup.freeze().unwrap();
-    lab.cgroup.signal_all(libc::SIGKILL).unwrap();
-    assert!(!sleeper.wait().unwrap().success());
-}
-
-#[test]
 fn an_occupied_cgroup_is_refused_and_an_empty_leftover_taken() {
     let Some(lab) = Lab::new("occupied") else { return };
     lab.cgroup.create(&LinuxResources::default()).unwrap();
@@ -211,31 +214,4 @@ fn a_scope_of_version_2_is_not_made_behind_systemds_back() {
         cgroup.remove().unwrap();
     }
     assert!(!cgroup.exists());
-}
-
-#[test]
-fn swap_of_version_2_is_what_exceeds_memory() {
-    let table = [
-        (Some(100), Some(150), Ok("50")),
-        (Some(100), Some(100), Ok("0")),
-        (Some(100), Some(-1), Ok("max")),
-        (Some(100), Some(50), Err(())),
-        (None, Some(50), Err(())),
-    ];
-    for (limit, swap, wanted) in table {
-        let mut memory = oci_spec::runtime::LinuxMemory::default();
-        memory.set_limit(limit);
-        memory.set_swap(swap);
-        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
-        let found = v2::settings(&resources).map(|list| list[0].value.clone()).map_err(drop);
-        assert_eq!(found.as_deref(), wanted.as_ref().map(|text| *text).map_err(|()| &()));
-    }
-}
-
-#[test]
-fn shares_become_weights_end_to_end() {
-    let table = [(2, 1), (1024, 39), (262_144, 10_000), (1, 1), (u64::MAX, 10_000)];
-    for (shares, weight) in table {
-        assert_eq!(v2::weight_of(shares), weight, "{shares}");
-    }
 }

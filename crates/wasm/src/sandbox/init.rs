@@ -1,4 +1,4 @@
-//! What the container's init does between its clone and the guest's first
+//! What a process of a container does between its clone and the guest's first
 //! instruction. The order is the point: each step needs what the next takes away.
 
 use std::any::Any;
@@ -11,28 +11,41 @@ use nix::sys::stat::Mode;
 use sys::cgroup::Cgroup;
 use sys::landlock::{Access as Reach, restrict_to};
 use sys::namespace::{Kind, Template};
+use sys::pidfd::PidFd;
 use sys::seccomp::Filter;
 use sys::seqpacket::Seqpacket;
-use sys::{path, privileges, signal, stdio};
+use sys::{path, privileges, signal, stdio, terminal};
 
-use super::root::Trees;
-use super::{Kit, READY, START, SandboxPlan, sysctl};
+use super::root::{self, Trees};
+use super::{Kit, LaunchError, READY, START, SandboxPlan, sysctl};
 use crate::command::{Access, Preopen};
+use crate::gauge::Recorder;
 
-/// The exit code of an init whose sandbox or guest could not be started.
+/// The exit code of a process whose sandbox or guest could not be started.
 const NOT_STARTED: i32 = 1;
 
-/// The exit code of an init that failed in a way nobody foresaw, as after abort().
+/// The exit code of a process that failed in a way nobody foresaw, as after abort().
 const PANICKED: i32 = 134;
 
-/// What an init is made from, besides its descriptors.
+/// What a process is made from, besides its descriptors.
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub(super) kit: Kit<'a>,
     pub(super) plan: &'a SandboxPlan,
-    /// The cgroup to join; none for an init that was cloned into it.
+    /// The cgroup to join; none for a process that was cloned into it.
     pub(super) cgroup: Option<&'a Cgroup>,
     pub(super) keep: &'a [RawFd],
+    pub(super) gauge: &'a Recorder,
+    pub(super) place: Place<'a>,
+}
+
+/// The sandbox that a process comes to be in.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Its own: it is the container's init.
+    New,
+    /// That of this process, the container's init.
+    Standing(&'a PidFd),
 }
 
 /// Builds the sandbox, reports, waits for the start and runs the guest.
@@ -66,9 +79,11 @@ fn run_guarded(
             return NOT_STARTED;
         }
     };
+    parts.gauge.sandboxed();
     if !started(&link) {
         return NOT_STARTED;
     }
+    parts.gauge.started();
     drop(link);
     if let Err(error) = parts.kit.filter.install() {
         complain(&format!("cannot install the engine's system call filter: {error}"));
@@ -86,16 +101,31 @@ fn started(link: &Seqpacket) -> bool {
 
 fn build(parts: Parts<'_>, stdio: [OwnedFd; 3], link: &Seqpacket) -> Result<Vec<Preopen>> {
     let plan = parts.plan;
+    parts.gauge.cloned();
+    // From the first moment: others in the PID namespace, a stranger's programs perhaps, could
+    // trace this process while it still holds the keeper's descriptors and all its power.
+    privileges::set_dumpable(false).context("cannot become undumpable")?;
     signal::reset_for_child().context("cannot reset signals")?;
     signal::exit_on_termination_signals().context("cannot install signal handlers")?;
     let own_filter = own_filter(plan)?;
     leave_the_host(parts)?;
-    let preopens = enter_root(plan, parts.kit.template)?;
-    name_the_host(plan)?;
+    let preopens = match parts.place {
+        Place::New => {
+            enter_namespaces(plan)?;
+            let preopens = enter_root(plan, parts.kit.template)?;
+            name_the_host(plan)?;
+            preopens
+        }
+        Place::Standing(init) => enter_sandbox_of(init, plan)?,
+    };
     // The logger writes to a descriptor of the keeper. That is about to be closed, and its number may
     // come back as a file of the guest's: from here on an error goes over the link or nowhere.
     log::set_max_level(log::LevelFilter::Off);
     stdio::install(stdio).context("cannot install stdin, stdout and stderr")?;
+    if plan.terminal {
+        terminal::make_controlling(std::io::stdin().as_fd())
+            .context("cannot make the terminal the guest's own")?;
+    }
     stdio::close_all_except(&[parts.keep, &[link.as_fd().as_raw_fd()]].concat())
         .context("cannot close the descriptors of the keeper")?;
     parts.kit.title.show(&plan.args, &plan.env).context("cannot show the guest's arguments")?;
@@ -116,8 +146,8 @@ fn own_filter(plan: &SandboxPlan) -> Result<Option<Filter>> {
     Ok(filter.flatten())
 }
 
-/// Joins the cgroup and the namespaces but for the mounts: here the host's
-/// `/sys/fs/cgroup`, `/proc` and namespace files are still in reach.
+/// Joins the cgroup: here the host's `/sys/fs/cgroup` and `/proc` are still in
+/// reach.
 fn leave_the_host(Parts { kit: Kit { single, .. }, plan, cgroup, .. }: Parts<'_>) -> Result<()> {
     if let Some(cgroup) = cgroup {
         cgroup.join_self(single).context("cannot join the container's cgroup")?;
@@ -126,6 +156,11 @@ fn leave_the_host(Parts { kit: Kit { single, .. }, plan, cgroup, .. }: Parts<'_>
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
             .with_context(|| format!("cannot set process.oomScoreAdj to {score}"))?;
     }
+    Ok(())
+}
+
+/// Joins the namespaces but for the mounts, while their files are in reach.
+fn enter_namespaces(plan: &SandboxPlan) -> Result<()> {
     // Only from inside the cgroup: the new namespace's root is where its
     // maker is.
     if plan.has_own(Kind::Cgroup) {
@@ -147,6 +182,23 @@ fn leave_the_host(Parts { kit: Kit { single, .. }, plan, cgroup, .. }: Parts<'_>
             .with_context(|| format!("cannot set sysctl {name} to {value:?}"))?;
     }
     Ok(())
+}
+
+/// Joins the namespaces of the container's init, the mounts among them: from
+/// then on its root is this process's, with the grants attached in it.
+fn enter_sandbox_of(init: &PidFd, plan: &SandboxPlan) -> Result<Vec<Preopen>> {
+    let kinds = plan.namespaces.iter().map(|(kind, _)| *kind);
+    // The PID namespace was entered by the clone.
+    let flags = kinds.filter(|kind| *kind != Kind::Pid).map(Kind::flag);
+    let flags = flags.fold(Kind::Mount.flag(), |all, flag| all | flag);
+    match sys::namespace::enter_all_of(init, flags) {
+        // The handle is of a process that has given its namespaces back.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(LaunchError::Gone.into()),
+        entered => {
+            entered.context("cannot join the namespaces of the container's init")?;
+            Ok(root::attached(&plan.grants))
+        }
+    }
 }
 
 fn enter_root(plan: &SandboxPlan, template: &Template) -> Result<Vec<Preopen>> {
@@ -179,7 +231,8 @@ fn drop_privileges(plan: &SandboxPlan) -> Result<()> {
         .with_context(|| format!("cannot become user {} of group {}", user.uid, user.gid))?;
     privileges::drop_all_capabilities().context("cannot drop capabilities")?;
     privileges::no_new_privs().context("cannot set no_new_privs")?;
-    // Processes of the same user in other containers cannot trace this one.
+    // Again, since the kernel sets it anew when the user changes: processes of the same user in
+    // other containers cannot trace this one.
     privileges::set_dumpable(false).context("cannot become undumpable")
 }
 

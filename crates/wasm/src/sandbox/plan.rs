@@ -48,7 +48,8 @@ impl SandboxPlan {
     pub fn from_spec(spec: &Spec, id: &str, bundle: &Path) -> Result<Self, PlanError> {
         let process = spec.process().as_ref().ok_or(PlanError::NoProcess)?;
         let linux = spec.linux().clone().unwrap_or_default();
-        refuse_unsupported(&linux, process)?;
+        refuse_unsupported(&linux)?;
+        refuse_unsupported_of(process)?;
         let namespaces = namespaces(&linux)?;
         let cgroups_path = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy());
         Ok(Self {
@@ -66,6 +67,26 @@ impl SandboxPlan {
             namespaces,
             args: process.args().clone().unwrap_or_default(),
             env: process.env().clone().unwrap_or_default(),
+            terminal: process.terminal().unwrap_or_default(),
+        })
+    }
+
+    /// Decides how a further process is in this sandbox: the container's limits
+    /// and score hold where `process` names none of its own.
+    ///
+    /// # Errors
+    /// What the process asks for and cannot be honoured.
+    pub fn for_process(&self, process: &Process) -> Result<Self, PlanError> {
+        refuse_unsupported_of(process)?;
+        let rlimits = process.rlimits().clone().filter(|list| !list.is_empty());
+        Ok(Self {
+            user: user(process),
+            rlimits: rlimits.unwrap_or_else(|| self.rlimits.clone()),
+            oom_score_adj: process.oom_score_adj().or(self.oom_score_adj),
+            args: process.args().clone().unwrap_or_default(),
+            env: process.env().clone().unwrap_or_default(),
+            terminal: process.terminal().unwrap_or_default(),
+            ..self.clone()
         })
     }
 
@@ -91,20 +112,28 @@ impl SandboxPlan {
     }
 }
 
-fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<(), PlanError> {
+fn refuse_unsupported(linux: &Linux) -> Result<(), PlanError> {
     let not_empty = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let asked = [
+    refuse_first(&[
         (not_empty(linux.uid_mappings()) || not_empty(linux.gid_mappings()), "user id mappings"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.net_devices().as_ref().is_some_and(|list| !list.is_empty()), "linux.netDevices"),
         (linux.time_offsets().as_ref().is_some_and(|list| !list.is_empty()), "linux.timeOffsets"),
+    ])
+}
+
+fn refuse_unsupported_of(process: &Process) -> Result<(), PlanError> {
+    refuse_first(&[
         (process.scheduler().is_some(), "process.scheduler"),
         (process.io_priority().is_some(), "process.ioPriority"),
         (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
-    ];
-    match asked.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(PlanError::Unsupported(what.to_owned())),
+    ])
+}
+
+fn refuse_first(asked: &[(bool, &str)]) -> Result<(), PlanError> {
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => unsupported(what),
         None => Ok(()),
     }
 }
@@ -187,6 +216,33 @@ mod tests {
         assert_eq!(plan.joined(Kind::Network), Some(Path::new("/run/netns/pod")));
         let own = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
         assert_eq!(plan.clone_flags(), own);
+    }
+
+    #[test]
+    fn a_further_process_is_somebody_of_its_own_in_the_same_sandbox() {
+        let init = plan(|spec| spec["process"]["oomScoreAdj"] = serde_json::json!(5)).unwrap();
+        let process = |text: serde_json::Value| serde_json::from_value::<Process>(text).unwrap();
+        let plain = process(serde_json::json!({
+            "user": { "uid": 1, "gid": 2 }, "args": ["/tool.wasm"], "cwd": "/", "terminal": true,
+        }));
+        let joined = init.for_process(&plain).unwrap();
+        assert_eq!((joined.user.uid, joined.user.gid, joined.terminal), (1, 2, true));
+        assert_eq!(joined.user.additional_gids, Vec::<u32>::new());
+        assert_eq!((joined.args.as_slice(), joined.env.len()), (&["/tool.wasm".to_owned()][..], 0));
+        assert_eq!((&joined.rlimits, joined.oom_score_adj), (&init.rlimits, Some(5)));
+        assert_eq!((&joined.grants, &joined.cgroup), (&init.grants, &init.cgroup));
+        let own = process(serde_json::json!({
+            "user": { "uid": 1, "gid": 2 }, "cwd": "/", "oomScoreAdj": 7,
+            "rlimits": [{ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }],
+        }));
+        let joined = init.for_process(&own).unwrap();
+        assert_ne!(joined.rlimits, init.rlimits);
+        assert_eq!((joined.rlimits.len(), joined.oom_score_adj), (1, Some(7)));
+        assert!(!joined.terminal && !init.terminal);
+        let odd = process(serde_json::json!({
+            "user": { "uid": 1, "gid": 2 }, "cwd": "/", "ioPriority": { "class": "IOPRIO_CLASS_BE" },
+        }));
+        assert!(init.for_process(&odd).unwrap_err().to_string().contains("process.ioPriority"));
     }
 
     #[test]

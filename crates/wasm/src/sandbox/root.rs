@@ -1,5 +1,7 @@
 //! The sandbox's files: an empty, read-only root in which every granted
-//! directory is attached flat, as `/g/0`, `/g/1` and so on.
+//! directory is attached flat, as `/g/0`, `/g/1` and so on. The number is the
+//! grant's place in the plan: whoever joins the sandbox later knows by the plan
+//! and the folders which grant is where.
 //!
 //! Trees are opened while the host's files are in reach and attached once they
 //! are not. A granted single file (the `/etc/hosts` of a pod) is attached over
@@ -35,6 +37,8 @@ pub(super) struct Trees {
 }
 
 struct Directory {
+    /// Which grant it is.
+    place: usize,
     guest: String,
     access: Access,
     tree: Tree,
@@ -57,7 +61,7 @@ impl Trees {
     pub(super) fn open(grants: &[Grant]) -> Result<Self> {
         let mut trees = Self { directories: Vec::new(), files: Vec::new(), stubs: Vec::new() };
         let mut files = Vec::new();
-        for grant in grants {
+        for (place, grant) in grants.iter().enumerate() {
             let opened = match &grant.source {
                 Source::Memory(memory) => in_memory(memory).map(|tree| (tree, SFlag::S_IFDIR)),
                 Source::Host(from) => on_host(from),
@@ -66,7 +70,7 @@ impl Trees {
             restrict(&tree, grant.access)?;
             if kind == SFlag::S_IFDIR {
                 let (guest, access) = (grant.guest.clone(), grant.access);
-                trees.directories.push(Directory { guest, access, tree });
+                trees.directories.push(Directory { place, guest, access, tree });
             } else {
                 files.push((grant.guest.clone(), tree));
             }
@@ -129,19 +133,19 @@ impl Trees {
         base.attach(here.as_fd(), Path::new(NEW_ROOT)).context("cannot attach the root")?;
         make_folder(root.as_fd(), "g")?;
         let mut preopens = Vec::new();
-        for (index, directory) in self.directories.into_iter().enumerate() {
-            let Directory { guest, access, tree } = directory;
-            make_folder(root.as_fd(), grant_folder(index).as_str())?;
-            tree.attach(root.as_fd(), Path::new(&grant_folder(index)))
+        let places: Vec<usize> = self.directories.iter().map(|each| each.place).collect();
+        for Directory { place, guest, access, tree } in self.directories {
+            make_folder(root.as_fd(), grant_folder(place).as_str())?;
+            tree.attach(root.as_fd(), Path::new(&grant_folder(place)))
                 .with_context(|| format!("cannot attach the grant of {guest}"))?;
-            preopens.push(Preopen { host: grant_path(index), guest, access });
+            preopens.push(preopen(place, guest, access));
         }
         if !self.stubs.is_empty() {
             cover_with_stubs(root.as_fd(), &self.stubs)
                 .context("cannot make room for mounted files in the container's root")?;
         }
         for file in self.files {
-            let directory = open_beneath(root.as_fd(), &grant_folder(file.inside))?;
+            let directory = open_beneath(root.as_fd(), &grant_folder(places[file.inside]))?;
             open_in_root(directory.as_fd(), &file.path, OFlag::O_PATH)
                 .and_then(|target| file.tree.attach_on(target.as_fd()))
                 .with_context(|| format!("cannot attach the grant of {}", file.guest))?;
@@ -149,6 +153,14 @@ impl Trees {
         seal(root)?;
         Ok(preopens)
     }
+}
+
+/// Lists what is attached in the root that this process has joined. A grant
+/// without a folder of its own is a file inside another.
+pub(super) fn attached(grants: &[Grant]) -> Vec<Preopen> {
+    let is_there = |place: &usize| grant_path(*place).is_dir();
+    let places = (0..grants.len()).filter(is_there);
+    places.map(|at| preopen(at, grants[at].guest.clone(), grants[at].access)).collect()
 }
 
 fn seal(root: OwnedFd) -> Result<()> {
@@ -267,11 +279,15 @@ fn open_beneath(root: BorrowedFd<'_>, folder: &str) -> Result<OwnedFd> {
 }
 
 /// Where a grant is attached, from the new root.
-fn grant_folder(index: usize) -> String {
-    format!("g/{index}")
+fn grant_folder(place: usize) -> String {
+    format!("g/{place}")
 }
 
 /// The same place once the new root is the root.
-fn grant_path(index: usize) -> PathBuf {
-    Path::new("/").join(grant_folder(index))
+fn grant_path(place: usize) -> PathBuf {
+    Path::new("/").join(grant_folder(place))
+}
+
+fn preopen(place: usize, guest: String, access: Access) -> Preopen {
+    Preopen { host: grant_path(place), guest, access }
 }

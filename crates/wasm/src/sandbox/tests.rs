@@ -15,6 +15,10 @@ use sys::pidfd::ExitStatus;
 use tempfile::TempDir;
 
 use super::*;
+use crate::gauge::Gauge;
+
+mod joined;
+mod terminals;
 
 /// A bundle, and what a keeper has.
 struct Lab {
@@ -24,6 +28,8 @@ struct Lab {
     template: Template,
     title: TitleMap,
     filter: Filter,
+    gauge: Gauge,
+    recorder: Recorder,
 }
 
 /// How a launched guest came to its end.
@@ -46,8 +52,11 @@ impl Lab {
         fs::create_dir_all(bundle.path().join("rootfs/etc")).unwrap();
         fs::write(bundle.path().join("rootfs/etc/motd"), "from the image").unwrap();
         let single = SingleThreaded::prove().unwrap();
+        let gauge = Gauge::new(1 << 20).unwrap();
         Self {
             bundle,
+            recorder: Recorder::map(gauge.as_fd().try_clone_to_owned().unwrap()).unwrap(),
+            gauge,
             id: format!("wasm-sandbox-test-{name}-{}", std::process::id()),
             template: Template::new(&single).unwrap(),
             single,
@@ -99,7 +108,8 @@ impl Lab {
         let (mut output, stdout) = std::io::pipe().unwrap();
         let stderr = stdout.try_clone().unwrap();
         let stdio = [stdin.into(), stdout.into(), stderr.into()];
-        let Launched { pid, pidfd, link } = launch(self.kit(), &plan, stdio, &[], guest).unwrap();
+        let Launched { pid, pidfd, link } =
+            launch(self.kit(), &plan, stdio, &[], &self.recorder, guest).unwrap();
         let said = link.recv().unwrap().map(|message| message.body).unwrap_or_default();
         let ready = said == READY;
         let mut text = vec![0; 1];
@@ -236,6 +246,10 @@ fn a_guest_finds_itself_alone() {
         assert_eq!(finished.error, None, "{finished:?}");
         assert_eq!(finished.output, "checked", "{finished:?}");
         assert_eq!(finished.status, ExitStatus::Exited(17));
+        let phases = lab.gauge.read().unwrap().phases;
+        let times = [phases.cloned, phases.sandboxed, phases.started].map(Option::unwrap);
+        assert!(times.is_sorted(), "{times:?}");
+        assert_eq!(phases.instantiated, None);
     });
 }
 
@@ -440,7 +454,7 @@ fn a_namespace_that_is_not_there_is_a_clear_error() {
             spec["linux"]["namespaces"] = json!([{ "type": kind, "path": "/proc/1/ns/nothing" }]);
             let plan = lab.plan(spec.clone());
             let stdio = || [0, 1, 2].map(|_| OwnedFd::from(fs::File::open("/dev/null").unwrap()));
-            let launched = launch(lab.kit(), &plan, stdio(), &[], |_| 0);
+            let launched = launch(lab.kit(), &plan, stdio(), &[], &lab.recorder, |_| 0);
             let text = match launched {
                 Err(error) => error.to_string(),
                 Ok(Launched { pidfd, link, .. }) => {
@@ -530,7 +544,7 @@ fn an_init_whose_keeper_is_gone_before_the_start_ends() {
     alone("orphan", |lab| {
         let plan = lab.plan(lab.spec());
         let stdio = [0, 1, 2].map(|_| OwnedFd::from(fs::File::open("/dev/null").unwrap()));
-        let launched = launch(lab.kit(), &plan, stdio, &[], |_| 99);
+        let launched = launch(lab.kit(), &plan, stdio, &[], &lab.recorder, |_| 99);
         let Launched { pidfd, link, .. } = launched.unwrap();
         assert_eq!(link.recv().unwrap().unwrap().body, READY);
         drop(link);
@@ -595,7 +609,8 @@ fn many_sandboxes_leave_no_mount_behind_and_are_quick() {
         for _ in 0..ROUNDS {
             let stdio = [0, 1, 2].map(|_| OwnedFd::from(fs::File::open("/dev/null").unwrap()));
             let begun = std::time::Instant::now();
-            let Launched { pidfd, link, .. } = launch(lab.kit(), &plan, stdio, &[], |_| 0).unwrap();
+            let launched = launch(lab.kit(), &plan, stdio, &[], &lab.recorder, |_| 0);
+            let Launched { pidfd, link, .. } = launched.unwrap();
             assert_eq!(link.recv().unwrap().unwrap().body, READY);
             link.send(START, &[]).unwrap();
             assert_eq!(pidfd.wait().unwrap(), ExitStatus::Exited(0));

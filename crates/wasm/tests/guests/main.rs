@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,9 +23,14 @@ use wasm::cache::{Cache, CacheError};
 use wasm::command::{self, Access, Guest, Preopen};
 use wasm::compile::{self, CompileError};
 use wasm::engine::{Engine, EngineSettings, Fuel};
+use wasm::entry::{Entry, EntryError};
 use wasm::filter::engine_filter;
+use wasm::gauge::{Gauge, Recorder};
 use wasm::limits::Limits;
 use wasm::module::{self, LoadError, Prepared};
+
+mod gauges;
+mod invoked;
 
 /// Names the file that tells a child which guest to run.
 const JOB: &str = "HYBRID_TEST_GUEST";
@@ -39,6 +45,8 @@ struct Job {
     preopens: Vec<Preopen>,
     filter: Filtered,
     engine: EngineSettings,
+    /// The gauge, as a file of the test's own process.
+    gauge: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -51,8 +59,9 @@ enum Filtered {
 struct Lab {
     folder: TempDir,
     job: Job,
+    gauge: Gauge,
     /// Makes the guest's standard input.
-    input: fn() -> Stdio,
+    input: Box<dyn Fn() -> Stdio>,
 }
 
 struct Ended {
@@ -70,7 +79,10 @@ impl Lab {
         let folder = tempfile::tempdir().expect("temporary folder");
         let cache = folder.path().join("cache");
         let digest = compile_in(&cache, wasm).expect("test module compiles");
+        let gauge = Gauge::new(Limits::default().memory).expect("gauge");
+        let number = gauge.as_fd().as_raw_fd();
         let job = Job {
+            gauge: format!("/proc/{}/fd/{number}", std::process::id()).into(),
             cache,
             digest,
             guest: Guest { args: vec!["/app.wasm".into()], ..Guest::default() },
@@ -78,7 +90,7 @@ impl Lab {
             filter: Filtered::Yes,
             engine: EngineSettings::default(),
         };
-        Self { folder, job, input: Stdio::piped }
+        Self { folder, job, gauge, input: Box::new(Stdio::piped) }
     }
 
     /// Compiles and runs the module with an engine that counts.
@@ -106,6 +118,7 @@ impl Lab {
 
     fn limits(mut self, limits: Limits) -> Self {
         self.job.guest.limits = limits;
+        self.gauge.set_memory_limit(limits.memory).expect("gauge");
         self
     }
 
@@ -225,6 +238,8 @@ fn keep(job: &Job) -> i32 {
     let cache = Cache::open(&job.cache, &engine).expect("cache opens");
     let prepared = module::load(&engine, &cache, &job.digest).expect("module loads");
     let filter = engine_filter().expect("filter builds");
+    let gauge = fs::File::options().read(true).write(true).open(&job.gauge).expect("gauge opens");
+    let gauge = Recorder::map(gauge.into()).expect("gauge maps");
     let single = SingleThreaded::prove().expect("nothing here starts a thread");
     match single.fork(CloneFlags::empty()).expect("fork") {
         Fork::Child => {
@@ -233,7 +248,7 @@ fn keep(job: &Job) -> i32 {
                 sys::privileges::no_new_privs().expect("no_new_privs");
                 filter.install().expect("filter installs");
             }
-            sys::process::exit_now(command::run(&prepared, &job.guest, &job.preopens))
+            sys::process::exit_now(command::run(&prepared, &job.guest, &job.preopens, &gauge))
         }
         Fork::Parent { pid, .. } => code_of(pid),
     }
@@ -365,19 +380,9 @@ fn a_guest_without_input_to_wait_for_can_still_wait_for_a_clock() {
         (call $exit (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"#;
     let mut lab = Lab::with(sleeper);
     assert_eq!(lab.run().code, 0, "with a pipe");
-    lab.input = Stdio::null;
+    lab.input = Box::new(Stdio::null);
     let ended = lab.run();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "with /dev/null");
-}
-
-#[test]
-fn a_module_that_declares_more_memory_than_allowed_does_not_start() {
-    let large = "(module (memory (export \"memory\") 100) (func (export \"_start\")))";
-    let limits = |pages: u64| Limits { memory: pages * 65536, ..Limits::default() };
-    assert_eq!(Lab::with(large).limits(limits(100)).run().code, 0);
-    let refused = Lab::with(large).limits(limits(99)).run();
-    assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("memory limits"), "{}", refused.stderr);
 }
 
 #[test]
@@ -488,6 +493,31 @@ fn a_guest_that_waits_for_input_has_one_thread() {
     assert_eq!(threads, 1);
     drop(child.stdin.take());
     assert_eq!(child.wait().expect("guest ends").code(), Some(0));
+}
+
+#[test]
+fn a_guest_at_a_terminal_knows_and_reads_lines() {
+    // Prints what it reads once, and exits with the file type of its standard input.
+    let body = "(func (export \"_start\")
+        (i32.store (i32.const 0) (i32.const 4096))
+        (i32.store (i32.const 4) (i32.const 4096))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (call $print (i32.const 4096) (i32.load (i32.const 8)))
+        (drop (call $stat (i32.const 0) (i32.const 64)))
+        (call $exit (i32.load8_u (i32.const 64))))";
+    let import = "(import \"wasi_snapshot_preview1\" \"fd_fdstat_get\"
+        (func $stat (param i32 i32) (result i32)))\n(memory";
+    let wat = program("", body).replacen("(memory", import, 1);
+    let sys::terminal::Terminal { master, slave } = sys::terminal::open_on_host().expect("pty");
+    let mut lab = Lab::with(&wat);
+    lab.input = Box::new(move || slave.try_clone().expect("slave").into());
+    let mut master = fs::File::from(master);
+    master.write_all(b"typo\x15a line\n").expect("type");
+    let ended = lab.run();
+    let character_device = 2;
+    assert_eq!((ended.code, ended.stdout.as_str()), (character_device, "a line\n"));
+    lab.input = Box::new(Stdio::piped);
+    assert_ne!(lab.run_with_input("a line\n").code, character_device);
 }
 
 fn only_child_of(pid: u32) -> u32 {
@@ -703,23 +733,6 @@ fn an_unknown_import_is_refused_by_name() {
     let refused = Lab::with(&component(0, import, interface)).load().expect_err("must not load");
     assert!(chain(&refused).contains("acme:door/secret"), "{}", chain(&refused));
     Lab::with(&component(0, "", interface)).load().expect("without the import it loads");
-}
-
-#[test]
-fn what_is_no_command_is_refused_with_its_exports() {
-    for library in [
-        "(module (func (export \"add_two\")))",
-        "(module (func (export \"_start\") (param i32)) (func (export \"add_two\")))",
-    ] {
-        let refused = Lab::with(library).load().expect_err("must not load");
-        assert!(matches!(refused, LoadError::MissingStart { .. }), "{refused:?}");
-        assert!(refused.to_string().contains("add_two"), "{refused}");
-    }
-    let library = component(0, "", "acme:door/knock");
-    let refused = Lab::with(&library).load().expect_err("must not load");
-    assert!(matches!(refused, LoadError::NotACommand { .. }), "{refused:?}");
-    assert!(refused.is_refusal());
-    assert!(refused.to_string().contains("acme:door/knock"), "{refused}");
 }
 
 #[test]

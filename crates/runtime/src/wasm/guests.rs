@@ -1,0 +1,130 @@
+//! What is kept of a wasm container beside its processes: the ground an exec stands
+//! on, and the gauges of its guests.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use image::Digest;
+use image::detect::{ImageFacts, Source};
+use oci_spec::runtime::LinuxResources;
+use settings::{Limits, NodeLimits};
+use wasm::gauge::{Gauge, GuestStats};
+use wasm::sandbox::SandboxPlan;
+
+use crate::error::Error;
+use crate::hooks::Hooks;
+use crate::process::Process;
+use crate::spec::{ContainerSpec, Image};
+
+/// The guests of one container: its init, and those that were added.
+#[derive(Debug)]
+pub(crate) struct Guests {
+    pub(super) hooks: Hooks,
+    /// The sandbox that all of them share.
+    pub(super) plan: SandboxPlan,
+    /// Where an added guest's module may be.
+    pub(super) image: Arc<dyn Image>,
+    pub(super) rootfs: PathBuf,
+    /// What the init runs.
+    pub(super) module: Digest,
+    pub(super) own: Own,
+    pub(super) gauge: Gauge,
+    limits: NodeLimits,
+    now: Mutex<Now>,
+}
+
+/// What the init runs, as far as an added guest may mean the same.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) args: Vec<String>,
+    pub(super) source: Source,
+    pub(super) image: Option<ImageFacts>,
+}
+
+#[derive(Debug)]
+struct Now {
+    /// The memory limit of the container's cgroup, in bytes, if it has one.
+    cgroup_memory: Option<i64>,
+    /// The added guests that may still run.
+    added: Vec<(Process, Gauge)>,
+}
+
+impl Guests {
+    pub(super) fn new(
+        spec: &ContainerSpec,
+        plan: &SandboxPlan,
+        hooks: Hooks,
+        module: Digest,
+        own: Own,
+    ) -> Result<Self, Error> {
+        let cgroup_memory = plan.resources.as_ref().and_then(memory_limit);
+        Ok(Self {
+            hooks,
+            plan: plan.clone(),
+            image: Arc::clone(&spec.image),
+            rootfs: spec.rootfs()?,
+            module,
+            own,
+            gauge: new_gauge(&spec.limits.within(cgroup_memory))?,
+            limits: spec.limits,
+            now: Mutex::new(Now { cgroup_memory, added: Vec::new() }),
+        })
+    }
+
+    /// The bounds of a guest that is made now.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.within(self.now().cgroup_memory)
+    }
+
+    /// Makes the gauge of a guest that is to be added.
+    pub(super) fn new_gauge(&self) -> Result<Gauge, Error> {
+        new_gauge(&self.limits())
+    }
+
+    /// Keeps the gauge of a guest that was added for as long as it runs.
+    pub(super) fn added(&self, process: Process, gauge: Gauge) -> Result<(), Error> {
+        let mut now = self.now();
+        // An update may have come while the guest was made.
+        let told = tell(&gauge, &self.limits.within(now.cgroup_memory));
+        now.added.retain(|(process, _)| process.exit().is_none());
+        now.added.push((process, gauge));
+        told
+    }
+
+    /// Has every guest obey the memory limit that the container's cgroup has now.
+    pub(super) fn follow(&self, resources: &LinuxResources) -> Result<(), Error> {
+        let Some(memory) = memory_limit(resources) else {
+            return Ok(());
+        };
+        let mut now = self.now();
+        now.cgroup_memory = Some(memory);
+        let limits = self.limits.within(now.cgroup_memory);
+        let mut gauges = now.added.iter().map(|(_, gauge)| gauge).chain([&self.gauge]);
+        gauges.try_for_each(|gauge| tell(gauge, &limits))
+    }
+
+    /// What the init's engine counts.
+    pub(super) fn stats(&self) -> Result<GuestStats, Error> {
+        let read = self.gauge.read();
+        read.map_err(|error| Error::Runtime(format!("cannot read the guest's gauge: {error}")))
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn memory_limit(resources: &LinuxResources) -> Option<i64> {
+    resources.memory().as_ref().and_then(oci_spec::runtime::LinuxMemory::limit)
+}
+
+fn tell(gauge: &Gauge, limits: &Limits) -> Result<(), Error> {
+    gauge
+        .set_memory_limit(limits.memory)
+        .map_err(|error| Error::Runtime(format!("cannot change a guest's memory limit: {error}")))
+}
+
+fn new_gauge(limits: &Limits) -> Result<Gauge, Error> {
+    Gauge::new(limits.memory)
+        .map_err(|error| Error::Runtime(format!("cannot make a guest's gauge: {error}")))
+}

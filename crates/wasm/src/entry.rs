@@ -1,0 +1,140 @@
+//! Where a guest's execution begins: at its command, or at a function that is called by name with
+//! arguments given as text.
+//!
+//! [`Prepared::check`] decides that from the program's types alone, before there is a process; the
+//! same decision is then carried out inside the sandbox.
+
+use std::fmt::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Guest;
+use crate::module::{Linked, Prepared};
+
+pub(crate) mod component;
+pub(crate) mod core;
+
+/// Exports are listed up to this many; a module may have a hundred thousand.
+const EXPORTS_SHOWN: usize = 8;
+
+/// Characters of a name, a type or an argument that are shown.
+const TEXT_SHOWN: usize = 96;
+
+/// What of a program is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// `_start` of a core module, `wasi:cli/run` of a component.
+    #[default]
+    Command,
+    /// One exported function, as `wasmtime run --invoke` does it: the guest's arguments but for the
+    /// first are the function's, its results are printed. A core module's `_initialize` is called
+    /// before. Arguments of a component's function are in WAVE, and a function of an exported
+    /// interface is named `interface#function`, or by its name alone where that is unique.
+    Invoke { function: String },
+}
+
+/// A program cannot be run as asked. It never can: this is the request's or the module's fault.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error("module has no `_start` function without parameters and results; it exports {exports}")]
+    MissingStart { exports: String },
+    #[error("component is not a command: it does not export wasi:cli/run; it exports {exports}")]
+    NotACommand { exports: String },
+    #[error("there is no function `{function}` to call; the functions are {functions}")]
+    NoSuchFunction { function: String, functions: String },
+    #[error("there are several functions `{function}`; call one of {functions}")]
+    Ambiguous { function: String, functions: String },
+    #[error("{function} takes {expected} arguments, and {given} were given")]
+    ArgumentCount { function: String, expected: usize, given: usize },
+    #[error("argument {position} of {function}, `{text}`, is not a value of type {wanted}{why}")]
+    Argument { position: usize, function: String, text: String, wanted: String, why: String },
+    #[error("{function} cannot be called from outside: a value of type {kind} has no text")]
+    Unspeakable { function: String, kind: String },
+}
+
+impl Prepared {
+    /// Checks that the program has what this guest is to run, and that the function's arguments
+    /// are of its types. Nothing is run.
+    ///
+    /// # Errors
+    /// Lists what there is instead.
+    pub fn check(&self, guest: &Guest) -> Result<(), EntryError> {
+        match &self.program {
+            Linked::Core(linked) => core::plan(linked.module(), guest).map(drop),
+            Linked::Component { library, command } => {
+                component::plan(library, command.as_ref(), &self.engine, guest).map(drop)
+            }
+        }
+    }
+}
+
+/// The arguments of the function that a guest is to call.
+fn function_arguments(guest: &Guest) -> &[String] {
+    guest.args.get(1..).unwrap_or_default()
+}
+
+/// Writes a type or name that is the module's to choose: it may be long, or hold control characters.
+fn shown(text: impl fmt::Display) -> String {
+    let mut cut = Cut { text: String::new(), left: TEXT_SHOWN };
+    if write!(cut, "{text}").is_err() {
+        cut.text.push('…');
+    }
+    cut.text
+}
+
+/// Takes so many characters and no more. What is too long is not even written: a type can be small
+/// in the module and a hundred megabytes as a text.
+struct Cut {
+    text: String,
+    left: usize,
+}
+
+impl Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+            self.text.extend(character.escape_debug());
+        }
+        Ok(())
+    }
+}
+
+fn listed(exports: impl Iterator<Item = String>) -> String {
+    let mut shown = Vec::new();
+    let mut rest = 0_usize;
+    for export in exports {
+        if shown.len() < EXPORTS_SHOWN {
+            shown.push(format!("`{export}`"));
+        } else {
+            rest += 1;
+        }
+    }
+    match (shown.is_empty(), rest) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => shown.join(", "),
+        (false, rest) => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_short() {
+        let names = |count: usize| listed((0..count).map(|number| number.to_string()));
+        assert_eq!(names(0), "none");
+        assert_eq!(names(2), "`0`, `1`");
+        assert_eq!(names(20), "`0`, `1`, `2`, `3`, `4`, `5`, `6`, `7` and 12 more");
+    }
+
+    #[test]
+    fn a_text_is_cut_and_harmless() {
+        assert_eq!(shown("add(i32)"), "add(i32)");
+        assert_eq!(shown("a\n\u{202e}b"), "a\\n\\u{202e}b");
+        let long = shown("x".repeat(1 << 20));
+        assert_eq!(long.chars().count(), TEXT_SHOWN + 1);
+        assert!(long.ends_with('…'));
+    }
+}
