@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use testkit::command::{Invocation, Output};
-use testkit::containerd::{Daemon, HYBRID};
+use testkit::containerd::{Daemon, runtime};
 
 const BUSYBOX: &str = "/usr/bin/busybox";
 const APPLETS: [&str; 11] =
@@ -146,7 +146,7 @@ impl<'daemon> Bundle<'daemon> {
         Ok(self
             .daemon
             .ctr_command()
-            .args(["run", "--runtime", HYBRID])
+            .args(["run", "--runtime", &runtime()])
             .args(flags.into_iter().map(Into::into))
             .arg("--fifo-dir")
             .arg(run.join("fifo"))

@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 use end_to_end::bundle::Bundle;
 use end_to_end::events::Events;
 use end_to_end::host;
+use end_to_end::kind::Kind;
 use end_to_end::lab::PATIENCE;
 use testkit::command::Output;
 use testkit::containerd::{Daemon, Release};
 use testkit::image::Archive;
 use testkit::leftovers::Census;
+use testkit::terminal::Terminal;
 use testkit::{catalogue, guest};
 
 const CYCLES: u32 = 100;
@@ -238,6 +240,82 @@ fn a_shim_killed_at_any_moment_of_a_start_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Starts a container of each kind that sleeps, with all programs of its kind in it.
+fn sleeping(daemon: &Daemon, kind: Kind, name: &str) -> Result<(String, i32)> {
+    let id = daemon.unique(name);
+    let run = daemon.run(&kind.programs()?, &id).detach().flags(["--null-io"]);
+    run.args(kind.sleeper()).output()?.ok()?;
+    let pid = daemon.task_pid(&id)?;
+    Ok((id, pid))
+}
+
+#[test]
+fn what_was_executed_leaves_nothing_whatever_its_streams_were() -> Result<()> {
+    let images = [Kind::Linux.programs()?, Kind::Wasm.programs()?];
+    let Some(daemon) = daemon(Release::V2_1, &images)? else { return Ok(()) };
+    for kind in Kind::all() {
+        let (id, _) = sleeping(&daemon, *kind, "executes")?;
+        // What is set up with the first process that is executed may stay.
+        daemon.exec(&id, kind.exit(0))?.ok()?;
+        let before = Census::of(&daemon)?;
+        let file = format!("file://{}", daemon.scratch()?.join("output.log").display());
+        for round in 0..3 {
+            daemon.exec(&id, kind.exit(0))?.ok()?;
+            let exec = format!("e{round}");
+            let logged = ["tasks", "exec", "--exec-id", &exec, "--log-uri", &file, &id];
+            daemon.ctr_command().args(logged).args(kind.exit(0)).run()?.ok()?;
+            let client = daemon.exec_command(&id, ["--tty"]).args(kind.sleeper());
+            let terminal = Terminal::run(&client)?;
+            host::eventually("it runs in its terminal", PATIENCE, || {
+                let during = before.difference(&Census::of(&daemon)?).join("\n");
+                Ok(during.contains("descriptors of terminals"))
+            })?;
+            std::thread::sleep(Duration::from_millis(200));
+            terminal.press("C-c")?;
+            assert_eq!(terminal.code(PATIENCE)?, 130, "{kind:?}");
+            let missing = daemon.exec(&id, ["/no/such/program.wasm"])?;
+            assert!(!missing.success(), "{}", missing.report());
+        }
+        settles(&daemon, &before, &format!("{kind:?}"))?;
+        host::end(&daemon, &id)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_shim_killed_at_any_moment_of_an_exec_leaves_nothing() -> Result<()> {
+    const MOMENTS: u32 = 12;
+    const STEP: Duration = Duration::from_millis(4);
+    let images = [Kind::Linux.programs()?, Kind::Wasm.programs()?];
+    let Some(daemon) = daemon(Release::V2_1, &images)? else { return Ok(()) };
+    let before = Census::of(&daemon)?;
+    for moment in 0..MOMENTS {
+        for kind in Kind::all() {
+            // What ctr itself needs before it asks.
+            let after = Duration::from_millis(12) + STEP * moment;
+            let what = format!("{kind:?} {after:?} after the start of an exec");
+            let (id, pid) = sleeping(&daemon, *kind, "moment")?;
+            let server = host::servers(&daemon).first().copied().context("no server")?;
+            let flags: &[&str] = if moment.is_multiple_of(2) { &[] } else { &["--detach"] };
+            let client = daemon.exec_command(&id, flags).args(kind.sleeper()).spawn()?;
+            std::thread::sleep(after);
+            host::kill_hard(server)?;
+            let output = client.wait(PATIENCE)?;
+            assert!(!output.timed_out, "{what}: {}", output.report());
+            // Those are ctr's own to remove, and it need not have come to that.
+            let fifos = daemon.state().with_file_name("fifo");
+            if fifos.exists() {
+                std::fs::remove_dir_all(fifos)?;
+            }
+            host::eventually(&format!("{what}: it ends"), PATIENCE, || Ok(!host::alive(pid)))?;
+            daemon.ctr(["tasks", "delete", "--force", &id])?;
+            daemon.ctr(["containers", "rm", &id])?;
+            settles(&daemon, &before, &what)?;
+        }
+    }
+    Ok(())
+}
+
 /// What the shim's server holds.
 #[derive(Debug, Clone, Copy)]
 struct Weight {
@@ -291,4 +369,34 @@ fn a_hundred_containers_in_one_group_leave_its_shim_as_it_was() -> Result<()> {
     };
     host::eventually("server and keeper are as before", Duration::from_secs(5), flat)
         .with_context(|| format!("before {warm:?}, after {:?}", both().ok()))
+}
+
+#[test]
+fn a_hundred_executed_processes_leave_the_shim_as_it_was() -> Result<()> {
+    let images = [Kind::Linux.programs()?, Kind::Wasm.programs()?];
+    let Some(daemon) = daemon(Release::V1_7, &images)? else { return Ok(()) };
+    for kind in Kind::all() {
+        let (id, pid) = sleeping(&daemon, *kind, "many")?;
+        let shim = host::shim_of(&daemon, pid)?;
+        let both = || anyhow::Ok([weight(shim.server)?, weight(shim.keeper)?]);
+        let before = Census::of(&daemon)?;
+        let mut warm = both()?;
+        for cycle in 0..CYCLES {
+            if cycle == WARM_UP {
+                warm = both()?;
+            }
+            daemon.exec(&id, kind.exit(0))?.ok()?;
+        }
+        settles(&daemon, &before, &format!("{kind:?}"))?;
+        let flat = || {
+            let now = both()?;
+            Ok(warm.iter().zip(now).all(|(warm, now)| {
+                now.descriptors <= warm.descriptors && now.resident_kib <= warm.resident_kib + 2048
+            }))
+        };
+        host::eventually("server and keeper are as before", Duration::from_secs(5), flat)
+            .with_context(|| format!("{kind:?}: before {warm:?}, after {:?}", both().ok()))?;
+        host::end(&daemon, &id)?;
+    }
+    Ok(())
 }

@@ -40,21 +40,52 @@ impl Events {
 
     /// Returns the exit statuses told so far for a container's init.
     pub fn exits(&self, id: &str) -> Result<Vec<i64>> {
-        let text = self.0.stdout_so_far();
-        let mut found = Vec::new();
-        for line in text.lines().filter(|line| line.contains(" /tasks/exit ")) {
-            let Some(start) = line.find('{') else {
-                continue;
-            };
-            // A line may still be on its way.
-            let Ok(event) = serde_json::from_str::<Value>(&line[start..]) else {
-                continue;
-            };
-            if event["container_id"] == id && event["id"] == id {
-                // A status of zero is left out.
-                found.push(event["exit_status"].as_i64().unwrap_or_default());
-            }
-        }
-        Ok(found)
+        let exits = self.tasks().into_iter().filter(|(topic, event)| {
+            topic == "exit" && event["container_id"] == id && event["id"] == id
+        });
+        // A status of zero is left out.
+        Ok(exits.map(|(_, event)| event["exit_status"].as_i64().unwrap_or_default()).collect())
     }
+
+    /// Returns what was told of a container so far, each event as its topic, the process it is about unless that is the
+    /// init, and the exit status of an exit: `create`, `exec-added e1`, `exit e1 7`, `exit 137`.
+    pub fn story(&self, id: &str) -> Vec<String> {
+        let told = self.tasks().into_iter().filter(|(_, event)| event["container_id"] == id);
+        told.map(|(topic, event)| line(id, &topic, &event)).collect()
+    }
+
+    /// Waits until the last that is told of a container is this, and returns the whole story.
+    pub fn story_until(&self, id: &str, last: &str) -> Result<Vec<String>> {
+        let ends = || Ok(self.story(id).last().is_some_and(|told| told == last));
+        host::eventually(&format!("{last:?} is told of {id}"), PATIENCE, ends)
+            .with_context(|| format!("told so far: {:?}", self.story(id)))?;
+        Ok(self.story(id))
+    }
+
+    /// Returns all events of tasks so far: topic and content.
+    pub fn tasks(&self) -> Vec<(String, Value)> {
+        let text = self.0.stdout_so_far();
+        let events = text.lines().filter_map(|line| {
+            let (head, _) = line.split_once('{')?;
+            let topic = head.split_whitespace().find_map(|word| word.strip_prefix("/tasks/"))?;
+            // A line may still be on its way.
+            let event = serde_json::from_str(&line[head.len()..]).ok()?;
+            Some((topic.to_owned(), event))
+        });
+        events.collect()
+    }
+}
+
+/// Writes an event of a container as one line of its story.
+pub fn line(id: &str, topic: &str, event: &Value) -> String {
+    let mut line = topic.to_owned();
+    let process = event["exec_id"].as_str().or(event["id"].as_str());
+    if let Some(process) = process.filter(|process| !process.is_empty() && *process != id) {
+        line = format!("{line} {process}");
+    }
+    if topic == "exit" {
+        // A status of zero is left out.
+        line = format!("{line} {}", event["exit_status"].as_i64().unwrap_or_default());
+    }
+    line
 }

@@ -151,6 +151,27 @@ fn holds(folder: &Path, pid: i32) -> bool {
     list.lines().any(|line| line.parse() == Ok(pid))
 }
 
+/// Returns the content of a file of a process's cgroup, under the name it has in either version.
+pub fn control(pid: i32, names: &[&str]) -> Result<String> {
+    let folders = cgroup_folders(pid);
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    let text = files.into_iter().find_map(|path| fs::read_to_string(path).ok());
+    Ok(text.with_context(|| format!("no {names:?} in {folders:?}"))?.trim().to_owned())
+}
+
+/// Returns a number of a file of the form `name value` of a process's cgroup.
+pub fn counter(pid: i32, files: &[&str], name: &str) -> Result<u64> {
+    let text = control(pid, files)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("no {name} in {text}"))?;
+    value.trim().parse().with_context(|| format!("reading {value:?}"))
+}
+
+/// Says whether the machine limits by version 2 of cgroups.
+pub fn has_unified_cgroups() -> bool {
+    Path::new(CGROUPS).join("cgroup.controllers").exists()
+}
+
 /// Returns the memory limit of a process's cgroup in bytes, on either version of cgroups.
 pub fn memory_limit(pid: i32) -> Result<u64> {
     let names = ["memory.limit_in_bytes", "memory.max"];

@@ -4,6 +4,8 @@
 pub mod bundle;
 pub mod events;
 pub mod host;
+pub mod kind;
 pub mod lab;
 pub mod shared;
 pub mod shim;
+pub mod streams;

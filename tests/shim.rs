@@ -3,29 +3,50 @@
 //! containerd writes each config.json itself, makes every FIFO, and never sends a bad id: what a shim does with those
 //! is only seen this way. The shim still gets the addresses of a real containerd.
 
-use std::fs;
+mod process;
+mod server;
+
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use containerd_shim::protos::api::{
-    CreateTaskRequest, DeleteRequest, DeleteResponse, KillRequest, ShutdownRequest, StartRequest,
-    StateRequest, WaitRequest,
-};
-use containerd_shim::protos::shim_sync::{Client, TaskClient};
-use containerd_shim::protos::ttrpc::{self, context};
-use containerd_shim::protos::types::task::Status;
+use anyhow::{Context, Result};
+use containerd_shim::protos::api::CreateTaskRequest;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use testkit::command::{Invocation, Output};
+use testkit::containerd::{HYBRID, Release, runtime};
 use testkit::guest;
-use testkit::process::Process;
+
+pub use process::{Process, spec_type};
+pub use server::{Answer, Denied, Server};
 
 use crate::lab::{Lab, PATIENCE};
 
-/// What ends a container that must not outlive its test.
-const SIGKILL: i32 = 9;
+/// Whose shim is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The shim under test.
+    Hybrid,
+    /// The one whose answers clients know.
+    Runc,
+}
+
+impl Peer {
+    /// Returns the one that serves the runtime tests run with.
+    pub fn under_test() -> Self {
+        if runtime() == HYBRID { Self::Hybrid } else { Self::Runc }
+    }
+
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Hybrid => "containerd-shim-hybrid-v1",
+            Self::Runc => "containerd-shim-runc-v2",
+        }
+    }
+}
 
 /// A bundle folder: a config.json and a root filesystem.
 #[derive(Debug, Clone)]
@@ -35,6 +56,7 @@ pub struct HandBundle {
     folder: PathBuf,
     spec: Value,
     containerd: PathBuf,
+    peer: Peer,
 }
 
 impl HandBundle {
@@ -43,10 +65,17 @@ impl HandBundle {
     /// # Errors
     /// When the guest cannot be assembled or the folder cannot be made.
     pub fn wasm(lab: &Arc<Lab>, guest: &str, args: &[&str]) -> Result<Self> {
+        Self::wasm_module(lab, guest, &guest::wat(guest)?, args)
+    }
+
+    /// Makes a bundle that runs a module as `/app.wasm`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn wasm_module(lab: &Arc<Lab>, name: &str, module: &[u8], args: &[&str]) -> Result<Self> {
         let words: Vec<&str> = ["/app.wasm"].iter().chain(args).copied().collect();
-        let bundle = Self::empty(lab, guest, &words)?;
-        fs::write(bundle.rootfs().join("app.wasm"), guest::wat(guest)?)
-            .context("writing a guest")?;
+        let bundle = Self::empty(lab, name, &words)?;
+        fs::write(bundle.rootfs().join("app.wasm"), module).context("writing a guest")?;
         Ok(bundle)
     }
 
@@ -60,8 +89,9 @@ impl HandBundle {
         for folder in [&bin, &bundle.rootfs().join("proc"), &bundle.rootfs().join("dev")] {
             fs::create_dir_all(folder).context("making a root filesystem")?;
         }
+        let bundle = bundle.configure(has_terminals)?;
         fs::copy("/usr/bin/busybox", bin.join("busybox")).context("copying busybox")?;
-        for applet in ["sh", "sleep", "echo", "true"] {
+        for applet in ["cat", "echo", "id", "sh", "sleep", "stty", "true"] {
             symlink("busybox", bin.join(applet)).context("linking an applet")?;
         }
         Ok(bundle)
@@ -72,7 +102,8 @@ impl HandBundle {
         let folder = lab.folder(&id)?;
         let spec = spec(lab.namespace(), &id, words);
         let containerd = lab.address().to_owned();
-        let bundle = Self { lab: Arc::clone(lab), id, folder, spec, containerd };
+        let peer = Peer::Hybrid;
+        let bundle = Self { lab: Arc::clone(lab), id, folder, spec, containerd, peer };
         fs::create_dir_all(bundle.rootfs()).context("making a root filesystem")?;
         fs::set_permissions(bundle.rootfs(), fs::Permissions::from_mode(0o755))
             .context("opening a root filesystem")?;
@@ -113,6 +144,32 @@ impl HandBundle {
         fs::write(self.config(), self.spec.to_string()).context("writing config.json")
     }
 
+    /// Changes the good spec.
+    ///
+    /// # Errors
+    /// When the folder takes no file.
+    pub fn configure(mut self, change: impl FnOnce(&mut Value)) -> Result<Self> {
+        change(&mut self.spec);
+        self.write_spec()?;
+        Ok(self)
+    }
+
+    /// Has the bundle served by another shim.
+    #[must_use]
+    pub fn by(mut self, peer: Peer) -> Self {
+        self.peer = peer;
+        self
+    }
+
+    /// Returns whose shim serves the bundle.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    fn release(&self) -> Release {
+        self.lab.release()
+    }
+
     /// Names another socket to the shim as containerd's.
     #[must_use]
     pub fn asking(mut self, containerd: &Path) -> Self {
@@ -135,10 +192,11 @@ impl HandBundle {
     /// Prepares the shim's binary in this bundle, with containerd's environment and `-id`, `-namespace`, `-address`.
     pub fn shim(&self, id: &str) -> Invocation {
         let address = self.containerd.display().to_string();
-        // The daemon's own link has the name by which shims are told from other processes.
-        let binary = self.lab.state().with_file_name("bin").join("containerd-shim-hybrid-v1");
-        Invocation::new(binary)
+        // The daemon's own links have the names by which shims are told from other processes.
+        let binaries = self.lab.state().with_file_name("bin");
+        Invocation::new(binaries.join(self.peer.binary()))
             .directory(&self.folder)
+            .env("PATH", binaries)
             .env("TTRPC_ADDRESS", format!("{address}.ttrpc"))
             .env("GRPC_ADDRESS", &address)
             .env("NAMESPACE", self.lab.namespace())
@@ -159,18 +217,45 @@ impl HandBundle {
     /// # Errors
     /// When the shim does not start or does not listen.
     pub fn serve(&self) -> Result<Server> {
-        let answer = self.start()?.ok()?.stdout;
-        // Some shims answer with the address alone, some with JSON around it.
-        let rest = answer.find("unix://").map(|at| &answer[at..]).context("no address")?;
-        let address = rest.split(['"', '\n']).next().unwrap_or_default().to_owned();
-        let client = Client::connect(&address).context("connecting to the shim")?;
-        Ok(Server { client: TaskClient::new(client), address, bundle: self.clone() })
+        Server::of(self)
+    }
+
+    /// Returns the request that creates the container without standard streams.
+    pub fn request(&self) -> CreateTaskRequest {
+        CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: self.folder.display().to_string(),
+            ..CreateTaskRequest::default()
+        }
+    }
+
+    /// Makes the FIFO into which a shim logs, as containerd does, and holds its other end.
+    fn log_reader(&self) -> Result<File> {
+        let path = self.folder.join("log");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("making the shim's log")?;
+        File::options().read(true).write(true).open(&path).context("opening the shim's log")
     }
 
     /// Returns the shim servers of this bundle that are alive.
-    pub fn servers(&self) -> Vec<Process> {
-        let ours = |process: &Process| process.arguments.contains(&self.id);
+    pub fn servers(&self) -> Vec<testkit::process::Process> {
+        let ours = |process: &testkit::process::Process| process.arguments.contains(&self.id);
         self.lab.shims().into_iter().filter(ours).collect()
+    }
+}
+
+/// Mounts where a Linux container's terminals are.
+fn has_terminals(spec: &mut Value) {
+    let mounts = spec["mounts"].as_array_mut().expect("a list of mounts");
+    for (destination, kind, options) in [
+        ("/dev", "tmpfs", &["nosuid", "mode=755", "size=64k"][..]),
+        ("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+    ] {
+        mounts.push(json!({
+            "destination": destination,
+            "type": kind,
+            "source": kind,
+            "options": options,
+        }));
     }
 }
 
@@ -195,173 +280,4 @@ fn spec(namespace: &str, id: &str, words: &[&str]) -> Value {
         }],
         "linux": {"namespaces": namespaces, "cgroupsPath": format!("/{namespace}/{id}")},
     })
-}
-
-/// Why a request was denied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
-    pub code: ttrpc::Code,
-    pub message: String,
-}
-
-/// A shim that serves one bundle. Dropping it ends it and its container.
-pub struct Server {
-    client: TaskClient,
-    address: String,
-    bundle: HandBundle,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-/// What a call gave.
-pub type Answer<T> = std::result::Result<T, Denied>;
-
-fn patience() -> context::Context {
-    context::with_duration(PATIENCE)
-}
-
-fn denied(error: ttrpc::Error) -> Denied {
-    match error {
-        ttrpc::Error::RpcStatus(status) => {
-            let code = status.code.enum_value().unwrap_or(ttrpc::Code::UNKNOWN);
-            Denied { code, message: status.message }
-        }
-        other => Denied { code: ttrpc::Code::UNAVAILABLE, message: other.to_string() },
-    }
-}
-
-impl Server {
-    /// Returns the path of the shim's socket.
-    pub fn socket(&self) -> PathBuf {
-        PathBuf::from(self.address.trim_start_matches("unix://"))
-    }
-
-    /// Returns the request that creates the bundle's container without standard streams.
-    pub fn request(&self) -> CreateTaskRequest {
-        CreateTaskRequest {
-            id: self.bundle.id.clone(),
-            bundle: self.bundle.folder.display().to_string(),
-            ..CreateTaskRequest::default()
-        }
-    }
-
-    /// Creates the container and returns its pid.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn create(&self) -> Answer<u32> {
-        self.create_by(&self.request())
-    }
-
-    /// Sends any create request.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn create_by(&self, request: &CreateTaskRequest) -> Answer<u32> {
-        self.client.create(patience(), request).map(|response| response.pid).map_err(denied)
-    }
-
-    /// Starts the container.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn start(&self) -> Answer<u32> {
-        let request = StartRequest { id: self.bundle.id.clone(), ..StartRequest::default() };
-        self.client.start(patience(), &request).map(|response| response.pid).map_err(denied)
-    }
-
-    /// Sends the container's first process a signal.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn kill(&self, signal: i32) -> Answer<()> {
-        let request = KillRequest {
-            id: self.bundle.id.clone(),
-            signal: signal.cast_unsigned(),
-            ..KillRequest::default()
-        };
-        self.client.kill(patience(), &request).map(|_| ()).map_err(denied)
-    }
-
-    /// Waits for the end and returns the exit status.
-    ///
-    /// # Errors
-    /// When the shim denies it, or nothing ends in time.
-    pub fn wait(&self) -> Answer<u32> {
-        let request = WaitRequest { id: self.bundle.id.clone(), ..WaitRequest::default() };
-        self.client.wait(patience(), &request).map(|response| response.exit_status).map_err(denied)
-    }
-
-    /// Returns the container's state.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn state(&self) -> Answer<Status> {
-        let request = StateRequest { id: self.bundle.id.clone(), ..StateRequest::default() };
-        let response = self.client.state(patience(), &request).map_err(denied)?;
-        Ok(response.status.enum_value().unwrap_or(Status::UNKNOWN))
-    }
-
-    /// Deletes the container.
-    ///
-    /// # Errors
-    /// When the shim denies it.
-    pub fn delete(&self) -> Answer<DeleteResponse> {
-        let request = DeleteRequest { id: self.bundle.id.clone(), ..DeleteRequest::default() };
-        self.client.delete(patience(), &request).map_err(denied)
-    }
-
-    /// Runs the container from create to delete and returns the exit status.
-    ///
-    /// # Errors
-    /// When any step is denied.
-    pub fn run(&self) -> Answer<u32> {
-        self.create()?;
-        self.start()?;
-        let status = self.wait()?;
-        self.delete()?;
-        Ok(status)
-    }
-
-    /// Asks the shim to end and waits until its process is gone.
-    ///
-    /// # Errors
-    /// When it lives on.
-    pub fn shutdown(&self) -> Result<()> {
-        let request = ShutdownRequest { id: self.bundle.id.clone(), ..ShutdownRequest::default() };
-        // The connection may end before the answer.
-        let _ended = self.client.shutdown(patience(), &request);
-        let deadline = Instant::now() + PATIENCE;
-        while !self.bundle.servers().is_empty() {
-            if Instant::now() > deadline {
-                bail!("the shim did not end within {PATIENCE:?}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Whatever of this is denied was not needed; the daemon's end clears the rest.
-        let ended = self.kill(SIGKILL).and_then(|()| self.wait());
-        if ended.is_err_and(|denied| denied.code == ttrpc::Code::UNAVAILABLE) {
-            // Who does not answer will not answer what follows either, and must not hold up other tests.
-            for server in self.bundle.servers() {
-                let _gone = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(server.pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                );
-            }
-            return;
-        }
-        let _deleted = self.delete();
-        let request = ShutdownRequest { id: self.bundle.id.clone(), ..ShutdownRequest::default() };
-        let _shut = self.client.shutdown(patience(), &request);
-    }
 }

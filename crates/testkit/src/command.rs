@@ -160,6 +160,19 @@ impl Invocation {
         words.join(" ")
     }
 
+    /// Returns the command line for a shell, with the variables this sets.
+    pub fn shell_line(&self) -> String {
+        let mut words = vec!["env".to_owned()];
+        for (key, value) in &self.env {
+            let mut pair = key.clone();
+            pair.push("=");
+            pair.push(value);
+            words.push(quoted(&pair));
+        }
+        words.push(self.line());
+        words.join(" ")
+    }
+
     /// Starts the program.
     pub fn spawn(self) -> Result<Running> {
         let line = self.line();

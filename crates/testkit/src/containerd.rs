@@ -39,8 +39,22 @@ pub(crate) use territory::Territory;
 pub const HYBRID: &str = "io.containerd.hybrid.v1";
 /// The runtime type of runc's shim, the peer.
 pub const RUNC: &str = "io.containerd.runc.v2";
+/// Names another runtime than the shim under test for the tests to run containers with: with runc's, they show what it
+/// does.
+pub const RUNTIME_VARIABLE: &str = "HYBRID_TEST_RUNTIME";
 /// The namespace in which CRI keeps its images and containers.
 pub const CRI_NAMESPACE: &str = "k8s.io";
+
+/// Returns the runtime type tests run their containers with: the shim's under test, unless the environment says
+/// otherwise.
+pub fn runtime() -> String {
+    std::env::var(RUNTIME_VARIABLE).unwrap_or_else(|_| HYBRID.to_owned())
+}
+
+/// Returns the name of that runtime in CRI's configuration.
+pub fn handler() -> &'static str {
+    if runtime() == RUNC { "runc" } else { "hybrid" }
+}
 
 /// A running private containerd.
 #[derive(Debug)]
@@ -185,6 +199,28 @@ impl Daemon {
     pub fn run(&self, archive: &Archive, id: &str) -> Run {
         Run::new(self, &archive.name, id)
             .platform(archive.platforms.first().map_or("", String::as_str))
+    }
+
+    /// Prepares `ctr tasks exec` with these flags in a container of this daemon's namespace; the words to run follow.
+    pub fn exec_command(
+        &self,
+        id: &str,
+        flags: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Invocation {
+        self.ctr_command()
+            .args(["tasks", "exec", "--exec-id", &self.unique("exec"), "--fifo-dir"])
+            .arg(self.territory.fifos())
+            .args(flags)
+            .arg(id)
+    }
+
+    /// Runs words in a container to their end, as `ctr tasks exec` does.
+    pub fn exec(
+        &self,
+        id: &str,
+        words: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Output> {
+        self.exec_command(id, [""; 0]).args(words).run()
     }
 
     /// Returns the pid of a task in this daemon's namespace, as containerd tells it.

@@ -9,6 +9,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +43,11 @@ pub enum Item {
     Fifo(PathBuf),
     NetworkNamespace(PathBuf),
     State(PathBuf),
+    /// So many descriptors of terminals that a process holds.
+    Terminals {
+        pid: i32,
+        count: usize,
+    },
 }
 
 impl fmt::Display for Item {
@@ -55,6 +61,9 @@ impl fmt::Display for Item {
             Self::Fifo(path) => write!(out, "fifo {}", path.display()),
             Self::NetworkNamespace(path) => write!(out, "network namespace {}", path.display()),
             Self::State(path) => write!(out, "state {}", path.display()),
+            Self::Terminals { pid, count } => {
+                write!(out, "process {pid} with {count} descriptors of terminals")
+            }
         }
     }
 }
@@ -94,6 +103,7 @@ impl Census {
             .filter(|process| process.pid != containerd && !process.is_zombie())
             .collect();
         let mut items: BTreeSet<Item> = processes.iter().map(item_of).collect();
+        items.extend(processes.iter().filter_map(terminals_of));
         let ours = |path: &PathBuf| {
             path.starts_with(territory.run()) || path.starts_with(territory.root())
         };
@@ -164,6 +174,15 @@ fn item_of(process: &Process) -> Item {
             process.arguments.join(" ")
         },
     }
+}
+
+fn terminals_of(process: &Process) -> Option<Item> {
+    let is_terminal =
+        |path: &PathBuf| path.ends_with("ptmx") || path.to_string_lossy().contains("/pts/");
+    let folder = format!("/proc/{}/fd", process.pid);
+    let held = children(Path::new(&folder)).into_iter().filter_map(|it| fs::read_link(it).ok());
+    let count = held.filter(is_terminal).count();
+    (count > 0).then_some(Item::Terminals { pid: process.pid, count })
 }
 
 fn is_runtime(program: &str) -> bool {

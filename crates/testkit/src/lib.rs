@@ -28,6 +28,7 @@ pub mod leftovers;
 pub mod packages;
 pub mod place;
 pub mod process;
+pub mod terminal;
 pub mod vm;
 
 use anyhow::Result;

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use testkit::containerd::{HYBRID, Release};
-use testkit::{catalogue, clients, demo, packages, vm};
+use testkit::vm::{self, Scope};
+use testkit::{catalogue, clients, demo, packages};
 
 #[derive(Debug, Parser)]
 #[command(about = "Prepares a machine for the end-to-end tests and runs the demonstration")]
@@ -32,7 +33,11 @@ enum Task {
         runtime: String,
     },
     /// Run the shim in a virtual machine with cgroup version 2, systemd and Landlock (needs root)
-    Vm,
+    Vm {
+        /// Only what differs there, and not the end-to-end tests
+        #[arg(long)]
+        smoke: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -72,6 +77,6 @@ fn main() -> Result<()> {
             Ok(())
         }
         Task::Demo { containerd, runtime } => demo::run(containerd.into(), &runtime),
-        Task::Vm => vm::run(),
+        Task::Vm { smoke } => vm::run(if smoke { Scope::Smoke } else { Scope::Suite }),
     }
 }

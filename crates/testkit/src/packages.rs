@@ -10,7 +10,7 @@ use crate::command::Invocation;
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Package names, and why each is needed.
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 11] = [
     ("clang", "compiles C guests to wasm"),
     ("lld", "links C guests"),
     ("wasi-libc", "the C library of wasm guests"),
@@ -20,6 +20,7 @@ const NEEDED: [(&str, &str); 10] = [
     ("protobuf-compiler", "generates the client of containerd's API"),
     ("busybox-static", "the Linux test image"),
     ("containernetworking-plugins", "pod networks"),
+    ("tmux", "a person's terminal"),
     ("iproute2", "removes the bridges of test networks"),
 ];
 

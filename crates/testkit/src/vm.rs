@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! root image (made once)   Debian 12 with systemd, and its 6.12 kernel
-//! payload disk             the shim, containerd, test images, the crates' own tests, check.sh
-//! results disk             what check.sh writes, shown while it runs
+//! payload disk             the shim, containerd, test images, the crates' own tests, check.sh;
+//!                          for the whole suite also the end-to-end tests and all they use, and suite.sh
+//! results disk             what the scripts write, shown while they run
 //! ```
 //!
 //! Processors are emulated, so that it runs wherever QEMU does; its time is bounded, and it has no network.
@@ -13,7 +14,7 @@ mod payload;
 mod root;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,14 +27,33 @@ const NEEDED: [(&str, &str); 3] = [
     ("qemu-system-x86", "runs it"),
 ];
 
+/// What is run in the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// What differs on cgroup version 2 and under systemd, and the crates' own tests: a few minutes.
+    Smoke,
+    /// The end-to-end tests as well.
+    Suite,
+}
+
+impl Scope {
+    /// A processor that is emulated is about seven times slower; a machine that hangs must not keep anyone.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Smoke => Duration::from_secs(420),
+            Self::Suite => Duration::from_secs(5400),
+        }
+    }
+}
+
 /// Makes the machine, runs the checks in it and prints one line for each. Fails when one fails or none was made.
-pub fn run() -> Result<()> {
+pub fn run(scope: Scope) -> Result<()> {
     packages::ensure(&NEEDED)?;
     let started = Instant::now();
     let root = root::image()?;
-    let payload = payload::disk()?;
+    let payload = payload::disk(scope)?;
     println!("virtual machine made in {:.0} s, booting", started.elapsed().as_secs_f32());
-    let report = machine::boot(&root, &payload)?;
+    let report = machine::boot(&root, &payload, scope.patience())?;
     println!("(the virtual machine ran for {:.0} s)", report.took.as_secs_f32());
     match summary(&report.text) {
         Some((line, 0)) => {

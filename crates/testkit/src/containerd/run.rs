@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Daemon, HYBRID};
+use super::{Daemon, runtime};
 use crate::command::{Invocation, Output, Running};
 
 /// One `ctr run` that is about to happen.
@@ -29,7 +29,7 @@ impl Run {
             fifos: daemon.territory.fifos().display().to_string(),
             image: image.to_owned(),
             id: id.to_owned(),
-            runtime: HYBRID.to_owned(),
+            runtime: runtime(),
             platform: String::new(),
             flags: Vec::new(),
             args: Vec::new(),

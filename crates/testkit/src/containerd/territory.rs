@@ -182,6 +182,7 @@ impl Territory {
             if left.is_empty() {
                 return;
             }
+            self.thaw();
             for process in &left {
                 // Whatever ended in the meantime needs no signal.
                 let _gone = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
@@ -191,6 +192,19 @@ impl Territory {
                 return;
             }
             thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Lets paused containers go on: on version 1, not even a killed process ends while it is frozen.
+    fn thaw(&self) {
+        for group in cgroups(&[&self.tag, &self.pods_cgroup()]) {
+            for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                let file = group.join(file);
+                if file.exists() {
+                    // The group may go at any moment.
+                    let _gone = fs::write(&file, word);
+                }
+            }
         }
     }
 

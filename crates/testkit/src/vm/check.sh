@@ -351,4 +351,5 @@ for crate in /payload/tests/*; do
     check "the tests of the crate $(basename "$crate") pass" own_tests_pass "$(basename "$crate")"
 done
 [ $failed -eq 0 ] || journalctl --no-pager -u containerd -o cat | grep -e level=error -e panicked | tail -n 20 | cut -c -300
+[ ! -e /payload/suite.sh ] || . /payload/suite.sh
 say "$passed passed, $failed failed"

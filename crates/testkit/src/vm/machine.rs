@@ -12,8 +12,6 @@ use super::folder;
 use super::root::Root;
 use crate::command::Invocation;
 
-/// The whole run takes about two minutes; a machine that hangs must not keep anyone.
-const PATIENCE: Duration = Duration::from_secs(270);
 const RESULTS_SIZE: u64 = 1 << 20;
 const GLANCE: Duration = Duration::from_millis(300);
 const TAIL: usize = 30;
@@ -38,7 +36,7 @@ impl Report {
 }
 
 /// Boots the machine and waits for its end.
-pub(super) fn boot(root: &Root, payload: &Path) -> Result<Report> {
+pub(super) fn boot(root: &Root, payload: &Path, patience: Duration) -> Result<Report> {
     let results = folder()?.join("results.img");
     let console = folder()?.join("console.log");
     // A block device holds what was written and then zeros.
@@ -48,7 +46,7 @@ pub(super) fn boot(root: &Root, payload: &Path) -> Result<Report> {
     let ended = AtomicBool::new(false);
     let output = thread::scope(|scope| {
         scope.spawn(|| show(&results, &ended));
-        let output = qemu(root, payload, &results, &console).run();
+        let output = qemu(root, payload, &results, &console).timeout(patience).run();
         ended.store(true, Ordering::Release);
         output
     })?;
@@ -77,13 +75,12 @@ fn qemu(root: &Root, payload: &Path, results: &Path, console: &Path) -> Invocati
         // The only NVMe disk, so that its name is sure; the others are found by their serial.
         .args(["-drive", &drive("root", &root.image, ",snapshot=on")])
         .args(["-device", "nvme,drive=root,serial=root"])
-        .args(["-drive", &drive("payload", payload, ",readonly=on")])
+        .args(["-drive", &drive("payload", payload, ",snapshot=on")])
         .args(["-device", "virtio-blk-pci,drive=payload,serial=payload"])
         .args(["-drive", &drive("results", results, "")])
         .args(["-device", "virtio-blk-pci,drive=results,serial=results"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
-        .timeout(PATIENCE)
 }
 
 /// Prints what the machine reports, line by line, all but the closing line.

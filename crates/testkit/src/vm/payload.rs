@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::folder;
 use super::root::{disk_of, remove};
+use super::{Scope, folder};
 use crate::command::Invocation;
 use crate::containerd::Release;
 use crate::image::Archive;
@@ -16,6 +16,9 @@ use crate::{catalogue, clients, place};
 
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 const CHECK: &str = include_str!("check.sh");
+const SUITE: &str = include_str!("suite.sh");
+/// What the end-to-end tests write while they run, in MiB.
+const ROOM: u64 = 3000;
 
 /// Crates whose own tests run in the machine as well, since what they do depends on the kernel; and which of their
 /// test programs.
@@ -30,7 +33,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
 "#;
 
 /// Fills and returns the payload disk.
-pub(super) fn disk() -> Result<PathBuf> {
+pub(super) fn disk(scope: Scope) -> Result<PathBuf> {
     let tree = folder()?.join("payload");
     remove(&tree)?;
     for child in ["bin", "images", "tests"] {
@@ -52,12 +55,19 @@ pub(super) fn disk() -> Result<PathBuf> {
         copy(&image.path, &tree.join("images").join(name))?;
     }
     for (package, target) in TESTED {
-        copy(&tests_of(package, target)?, &tree.join("tests").join(package))?;
+        let (_, program) = tests_of(package, target)?
+            .pop()
+            .with_context(|| format!("cargo built no test program of {package}"))?;
+        copy(&program, &tree.join("tests").join(package))?;
+    }
+    if scope == Scope::Suite {
+        add_suite(&tree)?;
     }
     fs::write(tree.join("check.sh"), CHECK).context("writing the script")?;
     fs::write(tree.join("containerd.toml"), CONTAINERD_CONFIG).context("writing the config")?;
     let disk = folder()?.join("payload.img");
-    disk_of(&tree, &disk, &format!("{}M", 32 + mebibytes(&tree)?))?;
+    let room = if scope == Scope::Suite { ROOM } else { 32 };
+    disk_of(&tree, &disk, &format!("{}M", room + mebibytes(&tree)?))?;
     remove(&tree)?;
     Ok(disk)
 }
@@ -71,8 +81,43 @@ fn images() -> Result<Vec<Archive>> {
     ])
 }
 
-/// Builds a crate's test program, if need be, and returns its path.
-fn tests_of(package: &str, target: &[&str]) -> Result<PathBuf> {
+/// Adds the end-to-end tests, and what they find in the repository's folders: in the machine these have the same paths.
+fn add_suite(tree: &Path) -> Result<()> {
+    for folder in ["suite", "repository/target/testkit"] {
+        let path = tree.join(folder);
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+    }
+    for (name, program) in tests_of("end-to-end", &["--tests"])? {
+        copy(&program, &tree.join("suite").join(name))?;
+    }
+    crate::fetch()?;
+    clients::crictl()?;
+    catalogue::all()?;
+    let repository = tree.join("repository");
+    fs::create_dir(repository.join("tests")).context("making a folder for the clients")?;
+    for name in ["test-images", "runtime-configs", "tests/clients"] {
+        copy_folder(&place::repository().join(name), &repository.join(name))?;
+    }
+    for entry in fs::read_dir(place::scratch()).context("listing the scratch folder")? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let wanted = ["containerd-", "runc-", "bin", "images", "guests"];
+        if wanted.iter().any(|prefix| name.starts_with(prefix)) {
+            copy_folder(&entry.path(), &repository.join("target/testkit").join(name))?;
+        }
+    }
+    let place = format!("{}\n", place::repository().display());
+    fs::write(tree.join("repository.path"), place).context("writing the repository's path")?;
+    fs::write(tree.join("suite.sh"), SUITE).context("writing the script")
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    Invocation::new("/bin/cp").args(["-a", "-T", "--"]).args([from, to]).run()?.ok()?;
+    Ok(())
+}
+
+/// Builds a crate's test programs, if need be, and returns their names and paths.
+fn tests_of(package: &str, target: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Invocation::new(PathBuf::from(cargo))
         .args(["test", "--release", "--locked", "--no-run", "--message-format=json", "-p", package])
@@ -83,10 +128,13 @@ fn tests_of(package: &str, target: &[&str]) -> Result<PathBuf> {
         .ok()
         .with_context(|| format!("building the tests of {package}"))?;
     let messages = built.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
-    messages
-        .filter(|message: &Value| message["profile"]["test"] == true)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .with_context(|| format!("cargo built no test program of {package}"))
+    let programs = messages.filter(|message: &Value| message["profile"]["test"] == true);
+    Ok(programs
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, message["executable"].as_str()?.into()))
+        })
+        .collect())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

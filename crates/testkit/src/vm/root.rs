@@ -12,7 +12,8 @@ use crate::command::Invocation;
 
 const TIMEOUT: Duration = Duration::from_secs(600);
 const SIZE: &str = "1500M";
-const PACKAGES: &str = "systemd,systemd-sysv,udev,kmod,dbus,runc,libseccomp2,busybox-static";
+const PACKAGES: &str = "systemd,systemd-sysv,udev,kmod,dbus,runc,libseccomp2,busybox-static,\
+containernetworking-plugins,iproute2,iptables,tmux";
 
 /// Brings the kernel and the unit that runs the checks into the new root.
 const HOOK: &str = include_str!("root-hook.sh");
