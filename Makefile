@@ -6,7 +6,7 @@ TESTKIT = $(CARGO) run --quiet --release --locked -p testkit --
 DENY = target/tools/bin/cargo-deny
 SHIM = target/release/containerd-shim-hybrid-v1
 
-.PHONY: packages build demo test test-vm bench lint deny install
+.PHONY: packages build demo test smoke-vm test-vm bench lint deny install
 
 # Debian packages: the seccomp library for the shim, compilers for the guests.
 packages:
@@ -28,9 +28,13 @@ test: build
 	$(TESTKIT) clients
 	$(CARGO) test --release --locked --workspace --no-fail-fast
 
-# The shim on cgroup version 2 with systemd and Landlock, in a virtual machine.
-test-vm: packages
+# The shim on cgroup version 2 with systemd and Landlock, in a virtual machine: what differs there, in a few minutes.
+smoke-vm: packages
 	$(CARGO) build --release --locked -p shim
+	$(TESTKIT) vm --smoke
+
+# The same and the end-to-end tests in it. Its processors are emulated: an hour.
+test-vm: build
 	$(TESTKIT) vm
 
 # Tasks per second, beside containerd's own runc shim in the same run.
