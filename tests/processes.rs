@@ -18,7 +18,7 @@ use testkit::process::Process;
 use testkit::{guest, place};
 
 /// How long a kill may take beside a container that hangs.
-const PROMPT: Duration = Duration::from_secs(5);
+const PROMPT: Duration = Duration::from_secs(15);
 
 fn sleeping(daemon: &Daemon, group: &str) -> Result<(i32, i32)> {
     let linux = Bundle::linux(daemon, "linux", ["sleep", "1000"])?.group(group);

@@ -250,21 +250,34 @@ const OF_INIT: [(&str, Call); 14] = [
     }),
 ];
 
-/// The cells in which this shim answers otherwise by decision: the code it gives instead, and why.
-fn deviation(state: State, call: &str) -> Option<(Code, &'static str)> {
+/// What this shim answers by decision where runc's shim answers otherwise.
+enum Instead {
+    Denied(Code),
+    Done(&'static str),
+}
+
+/// The cells in which this shim answers otherwise by decision: what it answers instead, and why.
+fn deviation(state: State, call: &str) -> Option<(Instead, &'static str)> {
+    use Instead::{Denied, Done};
     match (state, call) {
+        (State::Stopped, "pids") => Some((
+            Done("1 of them"),
+            "a restarted containerd deletes a shim that has none, unasked",
+        )),
         (State::Running | State::Paused, "checkpoint") => {
-            Some((Code::UNIMPLEMENTED, "never supported"))
+            Some((Denied(Code::UNIMPLEMENTED), "never supported"))
         }
-        (State::Created | State::Running, "exec without an id") => {
-            Some((Code::INVALID_ARGUMENT, "its requests would be taken for the container's own"))
-        }
+        (State::Created | State::Running, "exec without an id") => Some((
+            Denied(Code::INVALID_ARGUMENT),
+            "its requests would be taken for the container's own",
+        )),
         (State::ExecRunning | State::ExecRunningInPaused, "start") => {
-            Some((Code::UNKNOWN, "runc's shim panics, and with it the whole pod's ends"))
+            Some((Denied(Code::UNKNOWN), "runc's shim panics, and with it the whole pod's ends"))
         }
-        (State::ExecUnknown, "close_io") => {
-            Some((Code::NOT_FOUND, "as every other call about a process that does not exist"))
-        }
+        (State::ExecUnknown, "close_io") => Some((
+            Denied(Code::NOT_FOUND),
+            "as every other call about a process that does not exist",
+        )),
         _ => None,
     }
 }
@@ -353,7 +366,10 @@ fn clear(init: &Process<'_>) {
 /// Says whether ours may stand where runc's shim gives the other.
 fn agrees(state: State, call: &str, theirs: &Outcome, ours: &Outcome) -> bool {
     match deviation(state, call) {
-        Some((code, _)) => matches!(ours, Outcome::Denied(given, _) if *given == code),
+        Some((Instead::Denied(code), _)) => {
+            matches!(ours, Outcome::Denied(given, _) if *given == code)
+        }
+        Some((Instead::Done(with), _)) => matches!(ours, Outcome::Done(given) if given == with),
         None => theirs.means(ours),
     }
 }

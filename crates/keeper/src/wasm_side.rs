@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use sys::namespace::Template;
 use sys::process::SingleThreaded;
 use sys::seccomp::Filter;
 use sys::stdio::Stdio;
-use sys::terminal::Terminal;
+use sys::terminal::{Size, Terminal};
 use sys::title::TitleMap;
 use wasm::cache::Cache;
 use wasm::command::{Guest, Preopen};
@@ -106,9 +106,10 @@ impl WasmSide {
         prepared: &Prepared,
     ) -> Result<Cloned, Failure> {
         let Order { what, stdio, gauge, .. } = order;
-        let (stdio, console) = streams(stdio).map_err(failed("cannot open a terminal"))?;
         let guest = what.guest();
         prepared.check(guest).map_err(|error| told(true, &error))?;
+        let size = what.sandbox().terminal_size;
+        let (stdio, console) = streams(stdio, size).map_err(failed("cannot open a terminal"))?;
         let kit = Kit { single, template: &self.template, title, filter: &self.filter };
         let keep = prepared.descriptors();
         let run = |preopens: &[Preopen]| wasm::command::run(prepared, guest, preopens, &gauge);
@@ -198,13 +199,16 @@ impl Order {
     }
 }
 
-/// The standard streams of a process: those given, or three of a new terminal,
-/// whose master is returned beside.
-fn streams(stdio: Stdio) -> io::Result<([OwnedFd; 3], Option<OwnedFd>)> {
+/// The standard streams of a process: those given, or three of a new terminal of
+/// this size, whose master is returned beside.
+fn streams(stdio: Stdio, size: Option<Size>) -> io::Result<([OwnedFd; 3], Option<OwnedFd>)> {
     match stdio {
         Stdio::Streams(streams) => Ok((streams, None)),
         Stdio::Terminal => {
             let Terminal { master, slave } = sys::terminal::open_on_host()?;
+            if let Some(size) = size {
+                sys::terminal::resize(master.as_fd(), size)?;
+            }
             Ok(([slave.try_clone()?, slave.try_clone()?, slave], Some(master)))
         }
     }

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, fchown};
-use oci_spec::runtime::Process;
 use sys::terminal::{Size, receive_master, resize, slave_of};
 
 /// The socket's name in the container's state folder.
@@ -54,16 +53,6 @@ impl Drop for ConsoleSocket {
             log::debug!("remove console socket {}: {error}", self.path.display());
         }
     }
-}
-
-/// The size that the spec gives a process's terminal.
-pub(crate) fn size_of(process: &Process) -> Option<Size> {
-    let asked = process.console_size()?;
-    // More than a terminal can have is as much as it can have.
-    let cut = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
-    let size = Size { columns: cut(asked.width()), rows: cut(asked.height()) };
-    // As for runc, half a size is none.
-    (size.columns > 0 && size.rows > 0).then_some(size)
 }
 
 /// Does for a terminal what runc does and libcontainer does not: gives it the

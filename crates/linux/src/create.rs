@@ -18,6 +18,7 @@ use sys::error::chain;
 use sys::pidfd::Identity;
 use sys::process::exit_now;
 use sys::stdio::Stdio;
+use sys::terminal::Size;
 
 use crate::Made;
 use crate::cause::Causes;
@@ -144,7 +145,7 @@ fn of_terminal(source: io::Error) -> CreateError {
 
 fn take_console(socket: &ConsoleSocket, spec: &Spec) -> io::Result<OwnedFd> {
     let master = socket.take()?;
-    let size = spec.process().as_ref().and_then(console::size_of);
+    let size = spec.process().as_ref().and_then(Size::asked_by);
     console::settle(&master, size, stdio::host_uid(spec))?;
     Ok(master)
 }

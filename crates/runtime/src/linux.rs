@@ -93,7 +93,12 @@ impl UniversalContainer for LinuxContainers {
 
     async fn delete(&self, container: &ContainerHandle) -> Result<(), Error> {
         container.0.kill_and_wait().await?;
-        self.remove(Self::of(&container.0)).await
+        self.remove(Self::of(&container.0)).await?;
+        if !container.0.bundle.exists() {
+            // Somebody has removed it, and with it the state that says where the cgroup is.
+            container.0.remove_cgroup().await?;
+        }
+        Ok(())
     }
 
     async fn exec(

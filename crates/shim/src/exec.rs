@@ -21,6 +21,9 @@ use crate::stdio::{Held, Owner, Paths};
 
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
+/// Why there is always another change to wait for.
+const SENDS: &str = "the exec itself is a sender";
+
 /// How long the processes of a container whose init has ended may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -154,8 +157,7 @@ impl Exec {
             if let Stage::Ended(_, exit) = &*stage.borrow_and_update() {
                 return *exit;
             }
-            // `self` is a sender: there is always another change to wait for.
-            if stage.changed().await.is_err() {}
+            stage.changed().await.expect(SENDS);
         }
     }
 
@@ -163,7 +165,7 @@ impl Exec {
     pub(crate) async fn close_stdin(&self) {
         let mut stage = self.stage.subscribe();
         let is_made = |stage: &Stage| !matches!(stage, Stage::Starting);
-        if stage.wait_for(is_made).await.is_err() {}
+        stage.wait_for(is_made).await.expect(SENDS);
         if let Some(held) = self.held() {
             held.close_stdin();
         }
@@ -173,7 +175,7 @@ impl Exec {
     async fn settled(&self) {
         let mut stage = self.stage.subscribe();
         let at_rest = |stage: &Stage| matches!(stage, Stage::Added | Stage::Ended(..));
-        if stage.wait_for(at_rest).await.is_err() {}
+        stage.wait_for(at_rest).await.expect(SENDS);
     }
 
     fn running(&self) -> Option<Running> {

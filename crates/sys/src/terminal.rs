@@ -14,6 +14,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::setsid;
+use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
 /// The magic number of devpts; the C library's constant is one that musl lacks.
@@ -38,6 +39,19 @@ pub struct Size {
     pub columns: u16,
     /// Lines.
     pub rows: u16,
+}
+
+impl Size {
+    /// The size that a spec gives a process's terminal.
+    #[must_use]
+    pub fn asked_by(process: &Process) -> Option<Self> {
+        let asked = process.console_size()?;
+        // More than a terminal can have is as much as it can have.
+        let cut = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        let size = Self { columns: cut(asked.width()), rows: cut(asked.height()) };
+        // As for runc, half a size is none.
+        (size.columns > 0 && size.rows > 0).then_some(size)
+    }
 }
 
 /// Makes a terminal on the devpts that this process sees as /dev/pts.

@@ -38,6 +38,7 @@ use sys::pidfd::PidFd;
 use sys::process::{Fork, SingleThreaded, exit_now};
 use sys::seccomp::Filter;
 use sys::seqpacket::Seqpacket;
+use sys::terminal::Size;
 use sys::title::TitleMap;
 
 use crate::command::Preopen;
@@ -98,6 +99,9 @@ pub struct SandboxPlan {
     /// master is then its SIGINT, and the master's end its SIGHUP. Both end it, as process 1 too.
     #[serde(default)]
     pub terminal: bool,
+    /// How large that terminal is at first.
+    #[serde(default)]
+    pub terminal_size: Option<Size>,
 }
 
 /// Who the init is to the kernel.

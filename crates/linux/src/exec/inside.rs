@@ -27,13 +27,13 @@ use sys::process::SingleThreaded;
 use sys::seccomp::Filter;
 use sys::seqpacket::Seqpacket;
 use sys::stdio::Stdio;
-use sys::terminal::{self, Terminal};
+use sys::terminal::{self, Size, Terminal};
 
 use super::init::Init;
 use crate::command::{Command, plain};
 use crate::confinement::Confinement;
+use crate::image_tree;
 use crate::plan::with_home;
-use crate::{console, image_tree};
 
 /// What the new process says to the worker before it runs its program.
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,7 +146,7 @@ impl Inside<'_> {
         // Its group stays, which is the one that the mount's options name.
         step("hand over the terminal", fchown(&slave, owner, None))?;
         step("take the terminal", terminal::make_controlling(slave.as_fd()))?;
-        if let Some(size) = console::size_of(&self.process) {
+        if let Some(size) = Size::asked_by(&self.process) {
             step("resize the terminal", terminal::resize(slave.as_fd(), size))?;
         }
         step("hand out the terminal", say_console(link, master.as_fd()))?;

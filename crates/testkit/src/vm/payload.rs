@@ -22,8 +22,12 @@ const ROOM: u64 = 3000;
 
 /// Crates whose own tests run in the machine as well, since what they do depends on the kernel; and which of their
 /// test programs.
-const TESTED: [(&str, &[&str]); 3] =
-    [("sys", &["--lib"]), ("wasm", &["--lib"]), ("linux", &["--test", "containers"])];
+const TESTED: [(&str, &[&str]); 4] = [
+    ("sys", &["--lib"]),
+    ("wasm", &["--lib"]),
+    ("linux", &["--test", "containers"]),
+    ("runtime", &["--test", "containers"]),
+];
 
 /// Without CRI, which would want a network.
 const CONTAINERD_CONFIG: &str = r#"

@@ -7,6 +7,7 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use sys::cgroup::{InvalidLocation, Location};
 use sys::namespace::Kind;
+use sys::terminal::Size;
 
 use super::{SandboxPlan, User, sysctl};
 use crate::grants::{self, GrantError};
@@ -68,6 +69,7 @@ impl SandboxPlan {
             args: process.args().clone().unwrap_or_default(),
             env: process.env().clone().unwrap_or_default(),
             terminal: process.terminal().unwrap_or_default(),
+            terminal_size: Size::asked_by(process),
         })
     }
 
@@ -86,6 +88,7 @@ impl SandboxPlan {
             args: process.args().clone().unwrap_or_default(),
             env: process.env().clone().unwrap_or_default(),
             terminal: process.terminal().unwrap_or_default(),
+            terminal_size: Size::asked_by(process),
             ..self.clone()
         })
     }
