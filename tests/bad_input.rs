@@ -15,6 +15,7 @@ use end_to_end::shim::{Denied, HandBundle, Server};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde_json::{Value, json};
 use testkit::command::Output;
 use testkit::containerd::Release;
 use testkit::{catalogue, guest};
@@ -506,4 +507,83 @@ fn broken_runtime_options_are_refused_through_containerd() {
     fs::write(&path, "auto_detect = true\n").expect("written");
     assert_ran(&must(run().output()), 0, "hello from wasm\n");
     quiet.nothing_left();
+}
+
+/// A container of each kind that sleeps, and a process that can be executed in it, which ends with 7.
+fn sleepers(lab: &Arc<Lab>) -> [(HandBundle, Value); 2] {
+    let process = |args: &[&str]| {
+        json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}})
+    };
+    let wasm = must(HandBundle::wasm(lab, "sleeper", &[]));
+    fs::write(wasm.rootfs().join("exit.wasm"), must(guest::wat("exit"))).expect("written");
+    let linux = must(HandBundle::linux(lab, &["/bin/sleep", "1000"]));
+    [(wasm, process(&["/exit.wasm", "7"])), (linux, process(&["/bin/sh", "-c", "exit 7"]))]
+}
+
+/// Executes a process that ends with 7.
+#[track_caller]
+fn executes(shim: &Server, exec: &str, good: &Value) {
+    let executed = shim.init().exec(exec, good).expect("registered");
+    executed.start().expect("started");
+    assert_eq!(executed.wait(), Ok(7));
+    executed.delete().expect("deleted");
+}
+
+#[test]
+fn what_is_no_process_is_not_executed_and_the_container_lives() {
+    let Some(lab) = lab(Release::V1_7) else { return };
+    for (bundle, good) in sleepers(&lab) {
+        let quiet = lab.quiet();
+        let shim = must(bundle.serve());
+        shim.create().expect("created");
+        shim.start().expect("started");
+        let deep = "[".repeat(200_000);
+        for text in ["{", "[]", "null", "", "\0", "{}", "{\"args\": 7}", deep.as_str()] {
+            let mut request = shim.init().exec_request("bad", &good);
+            request.spec.as_mut().expect("a process").value = text.into();
+            let denied = shim.init().exec_by(&request).map(drop).expect_err("registered");
+            assert_eq!(denied.code, Code::INVALID_ARGUMENT, "{text:.20}: {denied:?}");
+            assert!(denied.message.contains("process"), "{text:.20}: {denied:?}");
+        }
+        let long = "e".repeat(300);
+        for id in ["", ".", "..", "../x", "a/b", "a\0b", long.as_str()] {
+            let denied = shim.init().exec(id, &good).map(drop).expect_err("registered");
+            assert_eq!(denied.code, Code::INVALID_ARGUMENT, "{id:?}: {denied:?}");
+        }
+        for (user, words) in [(json!({"uid": 4_294_967_295_u32, "gid": 0}), "4294967295")] {
+            let mut bad = good.clone();
+            bad["user"] = user;
+            let executed = shim.init().exec("user", &bad).expect("registered");
+            let denied = executed.start().expect_err("not started");
+            assert!(denied.message.contains(words), "{denied:?}");
+            executed.delete().expect("deleted");
+        }
+        executes(&shim, "good", &good);
+        shim.kill(9).expect("killed");
+        assert_eq!(shim.wait(), Ok(137));
+        shim.delete().expect("deleted");
+        must(shim.shutdown());
+        quiet.nothing_left();
+    }
+}
+
+#[test]
+fn a_full_disk_neither_stops_an_exec_nor_a_delete() {
+    let Some(lab) = lab(Release::V1_7) else { return };
+    for (bundle, good) in sleepers(&lab) {
+        let quiet = lab.quiet();
+        let disk = Small::new(&lab, 8 << 20);
+        let bundle = must(bundle.moved_to(&disk.0));
+        let shim = must(bundle.serve());
+        shim.create().expect("created");
+        shim.start().expect("started");
+        disk.fill();
+        executes(&shim, "full", &good);
+        shim.kill(9).expect("killed");
+        assert_eq!(shim.wait(), Ok(137));
+        shim.delete().expect("deleted");
+        must(shim.shutdown());
+        drop(disk);
+        quiet.nothing_left();
+    }
 }
