@@ -511,9 +511,7 @@ fn broken_runtime_options_are_refused_through_containerd() {
 
 /// A container of each kind that sleeps, and a process that can be executed in it, which ends with 7.
 fn sleepers(lab: &Arc<Lab>) -> [(HandBundle, Value); 2] {
-    let process = |args: &[&str]| {
-        json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}})
-    };
+    let process = |args: &[&str]| json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     let wasm = must(HandBundle::wasm(lab, "sleeper", &[]));
     fs::write(wasm.rootfs().join("exit.wasm"), must(guest::wat("exit"))).expect("written");
     let linux = must(HandBundle::linux(lab, &["/bin/sleep", "1000"]));

@@ -603,3 +603,23 @@ fn field(status: &str, name: &str) -> Result<String> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     Ok(line.with_context(|| format!("no {name} in {status}"))?.trim().to_owned())
 }
+
+#[test]
+fn whoever_waits_for_what_never_ran_is_answered_when_it_is_deleted() -> Result<()> {
+    let Some(lab) = lab(Release::V1_7) else { return Ok(()) };
+    let bundle = HandBundle::linux(&lab, &["/bin/sleep", "1000"])?;
+    let server = bundle.serve()?;
+    server.create().expect("created");
+    server.start().expect("started");
+    let missing = json!({"args": ["/no/such"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let executed = server.init().exec("never", &missing).expect("registered");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.init().executed("never").wait());
+        executed.start().expect_err("started");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!waiting.is_finished(), "it could still be started");
+        executed.delete().expect("deleted");
+        assert!(waiting.join().expect("joined").is_err(), "it never ran");
+    });
+    Ok(())
+}

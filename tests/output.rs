@@ -3,7 +3,7 @@
 //! On real containerd daemons; needs root, and the network once, to fetch them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,6 +79,40 @@ fn output_goes_to_a_file() -> Result<()> {
             assert!(longer.starts_with(&text) && longer.len() == 2 * text.len(), "{longer}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_file_has_all_of_a_large_output_once_the_container_is_gone() -> Result<()> {
+    let Some(lab) = lab(Release::V2_1) else { return Ok(()) };
+    for kind in Kind::all() {
+        let file = lab.folder(&lab.unique("file"))?.join("output.log");
+        let (image, words, bytes) = much(*kind)?;
+        let uri = format!("file://{}", file.display());
+        assert_eq!(run_with_log(&lab, &image, words, &uri)?, Some(0));
+        assert_eq!(fs::metadata(&file)?.len(), bytes as u64, "{kind:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_container_can_only_append_to_its_file() -> Result<()> {
+    if !Kind::all().contains(&Kind::Linux) {
+        return Ok(());
+    }
+    let Some(lab) = lab(Release::V2_1) else { return Ok(()) };
+    let file = lab.folder(&lab.unique("file"))?.join("output.log");
+    fs::write(&file, "of another\n")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640))?;
+    let line = "truncate -c -s 0 /proc/self/fd/1; : > /proc/self/fd/1; chmod 777 /proc/self/fd/1; \
+                chown 1000 /proc/self/fd/1; test -p /proc/self/fd/1 && echo a pipe";
+    let words = ["sh", "-c", line].map(str::to_owned).to_vec();
+    let uri = format!("file://{}", file.display());
+    assert_eq!(run_with_log(&lab, &catalogue::busybox()?, words, &uri)?, Some(0));
+    let text = fs::read_to_string(&file)?;
+    assert!(text.starts_with("of another\n") && text.contains("a pipe\n"), "{text}");
+    let found = fs::metadata(&file)?;
+    assert_eq!((found.mode() & 0o777, found.uid()), (0o640, 0));
     Ok(())
 }
 

@@ -232,7 +232,10 @@ impl Keeper {
             .socket
             .async_io(Interest::WRITABLE, |socket| socket.send(&body, fds))
             .await
-            .map_err(|error| Failure::Failed(format!("cannot reach the keeper: {error}")))?;
+            .map_err(|error| {
+                self.shared.lock().calls.remove(&seq);
+                Failure::Failed(format!("cannot reach the keeper: {error}"))
+            })?;
         answer.await.map_err(|_| gone())
     }
 }

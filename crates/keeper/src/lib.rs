@@ -9,9 +9,9 @@
 //!                <-- Reply, Exited ------    |---- fork --> worker -- libcontainer --> init
 //! ```
 //!
-//! The keeper never waits: a libcontainer call or a compilation runs in a
-//! worker, a child that makes one call, reports and ends; a wasm init reports
-//! when its sandbox stands. It is a child subreaper, so it learns every exit.
+//! The keeper never waits: a libcontainer call, an exec or a compilation runs in a
+//! worker, a child that makes one call and reports; a wasm process reports when it
+//! stands in its sandbox. It is a child subreaper, so it learns every exit.
 //! It never compiles either: a heap grown by a compiler would make each later
 //! fork dearer.
 #![forbid(unsafe_code)]

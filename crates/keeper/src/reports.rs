@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use sys::cgroup::Location;
 use sys::pidfd::{ExitStatus, PidFd};
@@ -132,6 +133,8 @@ impl Keeper {
                 self.reply(seq, created, &fds)
             }
             Err(error) => {
+                // Nobody could ever address it. It is not reaped, so it is still this one.
+                nix::sys::signal::kill(pid, Signal::SIGKILL)?;
                 let why = format!("cannot open the container's process {pid}: {error}");
                 self.reply(seq, Err(Failure::Lost(why)), &[])
             }

@@ -17,7 +17,7 @@ use crate::message::{Failure, Reply};
 /// How a request went.
 pub(crate) type Outcome = Result<Reply, Failure>;
 
-/// What a worker says before it ends.
+/// What a worker says once its call is made.
 pub(crate) struct Done {
     pub(crate) outcome: Outcome,
     /// The master of the terminal that a process it made got.
@@ -133,6 +133,9 @@ fn prepare(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>) -> io::Result<()> {
     match keeps {
         Keeps::All => Ok(()),
         Keeps::Only(kept) => {
+            // The log's descriptor is about to be closed, and its number may come back
+            // as something else: from here on an error is in the outcome or nowhere.
+            log::set_max_level(log::LevelFilter::Off);
             let mut open = vec![0, 1, 2, link.as_fd().as_raw_fd()];
             open.extend_from_slice(kept);
             sys::stdio::close_all_except(&open)

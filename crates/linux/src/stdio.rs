@@ -17,12 +17,12 @@ pub(crate) fn above_standard(stdio: [OwnedFd; 3]) -> io::Result<[OwnedFd; 3]> {
     Ok([stdin?, stdout?, stderr?])
 }
 
-/// Gives the descriptors to the container's user, in the host's number, so that it
-/// can open `/dev/stdout` again. /dev/null belongs to everyone and stays as it is.
+/// Gives the pipes and FIFOs to the container's user, in the host's number, so that it can
+/// open `/dev/stdout` again. Files and devices are the host's and stay as they are.
 pub(crate) fn give_to(stdio: &[OwnedFd; 3], owner: u32) -> io::Result<()> {
     for fd in stdio {
         let found = fstat(fd)?;
-        if found.st_uid == owner || is_null(&found) {
+        if found.st_uid == owner || kind(&found) != SFlag::S_IFIFO {
             continue;
         }
         match fchown(fd, Some(Uid::from_raw(owner)), None) {
@@ -75,8 +75,11 @@ fn is_read_only_null(fd: &impl AsFd) -> io::Result<bool> {
 }
 
 fn is_null(found: &FileStat) -> bool {
-    let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-    kind == SFlag::S_IFCHR && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3)
+    kind(found) == SFlag::S_IFCHR && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3)
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
 }
 
 #[cfg(test)]
@@ -112,6 +115,22 @@ mod tests {
         assert_eq!(owner(33, false), Some(33));
         assert_eq!(owner(33, true), Some(100_033));
         assert_eq!(owner(1000, true), None);
+    }
+
+    #[test]
+    fn only_pipes_are_given_away() {
+        const OWNER: u32 = 12_345;
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: giving away needs root");
+            return;
+        }
+        let (_reader, pipe) = nix::unistd::pipe().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let device = File::options().write(true).open("/dev/full").unwrap();
+        let stdio = [file.into(), pipe, device.into()];
+        give_to(&stdio, OWNER).unwrap();
+        let owners = stdio.map(|fd| fstat(&fd).unwrap().st_uid);
+        assert_eq!(owners, [0, OWNER, 0]);
     }
 
     #[test]

@@ -170,6 +170,11 @@ impl Container {
         Ok(())
     }
 
+    fn has_no_cgroup(&self) -> Error {
+        let path = self.cgroup.relative().display();
+        Error::NotFound(format!("the cgroup {path} of container {} is gone", self.id))
+    }
+
     /// Works on the container's cgroup, where a call may wait; `None` without one.
     async fn with_cgroup<T: Send + 'static>(
         &self,
@@ -269,9 +274,14 @@ impl ContainerHandle {
     }
 
     pub(crate) async fn pause(&self) -> Result<(), Error> {
-        self.0.with_cgroup("pause the container", Cgroup::freeze).await?;
+        // Before it is so: who kills it meanwhile has to thaw it.
         self.0.progress().is_paused = true;
-        Ok(())
+        let paused = self.0.with_cgroup("pause the container", Cgroup::freeze).await;
+        let paused = paused.and_then(|done| done.ok_or_else(|| self.0.has_no_cgroup()));
+        if paused.is_err() {
+            self.0.progress().is_paused = false;
+        }
+        paused
     }
 
     pub(crate) async fn resume(&self) -> Result<(), Error> {
@@ -282,8 +292,8 @@ impl ContainerHandle {
 
     pub(crate) async fn update(&self, resources: LinuxResources) -> Result<(), Error> {
         let update = move |cgroup: &Cgroup| cgroup.update(&resources);
-        self.0.with_cgroup("change the limits of the container", update).await?;
-        Ok(())
+        let updated = self.0.with_cgroup("change the limits of the container", update).await?;
+        updated.ok_or_else(|| self.0.has_no_cgroup())
     }
 
     pub(crate) async fn logs(&self, options: LogOptions) -> Result<LogStream, Error> {

@@ -33,6 +33,10 @@ impl Default for MemoryWatch {
 impl MemoryWatch {
     /// Begins to count. A container whose kills cannot be counted runs all the same.
     pub(crate) fn begin(&self, cgroup: &Location, init: Process) {
+        // A start that is tried again finds the count of the first try going on.
+        if !self.0.borrow().is_settled {
+            return;
+        }
         match open(cgroup) {
             Ok(Some((watch, event))) => {
                 self.0.send_modify(|kills| kills.is_settled = false);

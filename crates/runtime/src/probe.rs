@@ -104,8 +104,11 @@ fn look_into(root: &Path, candidates: &[PathBuf]) -> io::Result<(Option<FileFact
 ///
 /// # Errors
 /// [`Error::InvalidSpec`] when there is none, or it is no module.
-pub(crate) async fn guest_file(root: PathBuf, candidates: Vec<PathBuf>) -> Result<PathBuf, Error> {
-    let named = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
+pub(crate) async fn guest_file(
+    root: PathBuf,
+    named: &str,
+    candidates: Vec<PathBuf>,
+) -> Result<PathBuf, Error> {
     let look = move || look_into(&root, &candidates).map(|(found, _)| found);
     match blocking("look into the root filesystem", look).await? {
         Some(found) if found.binary.is_runnable_wasm() => Ok(found.path),
@@ -115,7 +118,8 @@ pub(crate) async fn guest_file(root: PathBuf, candidates: Vec<PathBuf>) -> Resul
             found.binary.describe()
         ))),
         None => Err(Error::InvalidSpec(format!(
-            "{named} is neither a file of the container nor the title of a wasm layer of its image"
+            "{named:?} is neither a file of the container nor the title of a wasm layer of its image: \
+             name a module, or give --invoke and a function of the one that runs"
         ))),
     }
 }

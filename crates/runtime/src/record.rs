@@ -186,7 +186,11 @@ fn empty(location: &Location) -> io::Result<()> {
     };
     let deadline = Instant::now() + PATIENCE;
     while !cgroup.pids()?.is_empty() {
-        cgroup.signal_all(nix::sys::signal::Signal::SIGKILL as i32)?;
+        match cgroup.signal_all(nix::sys::signal::Signal::SIGKILL as i32) {
+            // What still forks is killed again, until the deadline.
+            Ok(()) | Err(CgroupError::Unending { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         if Instant::now() > deadline {
             let message =
                 format!("processes in cgroup {} do not die", location.relative().display());

@@ -145,8 +145,18 @@ impl UniversalContainer for WasmContainers {
         resources: LinuxResources,
     ) -> Result<(), Error> {
         let guests = guests_of(container)?;
-        container.update(resources.clone()).await?;
-        guests.follow(&resources)
+        let Some(memory) = guests::memory_limit(&resources) else {
+            return container.update(resources).await;
+        };
+        // Whichever is lower goes first: never may a guest take what its cgroup kills for.
+        let before = guests.cgroup_memory();
+        if guests.is_lowered_by(memory) {
+            guests.follow(Some(memory))?;
+            let updated = container.update(resources).await;
+            return updated.or_else(|error| guests.follow(before).and(Err(error)));
+        }
+        container.update(resources).await?;
+        guests.follow(Some(memory))
     }
 
     async fn stats(&self, container: &ContainerHandle) -> Result<Stats, Error> {

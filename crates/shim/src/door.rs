@@ -1,8 +1,9 @@
 //! Who may come in, and how much may be brought.
 //!
 //! Only root can reach the socket; what the door keeps out are mistakes, since one bad client must not cost a pod its
-//! shim. What it bounds is memory: connections, what they send, and what is not answered yet. It never closes
-//! a connection for being busy or slow, since containerd takes that for the end of the shim.
+//! shim. What it bounds is memory: connections, what they send, and what is not answered yet. It closes none
+//! for being busy, since containerd takes that for the end of the shim, and for being slow only one whose large
+//! request takes half a minute.
 
 mod burden;
 mod frame;

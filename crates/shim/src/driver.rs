@@ -6,13 +6,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use containerd_shim::protos::events::task::{
     TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use oci_spec::runtime::LinuxResources;
 use runtime::memory::MemoryKills;
-use runtime::process::Exit;
+use runtime::process::{Exit, ExitStatus};
 use runtime::{ContainerHandle, Error, UniversalContainer};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -163,7 +164,8 @@ impl Driver {
                     }
                     Err(error) => {
                         log::error!("cannot wait for container {}: {error}", self.id());
-                        return;
+                        let (status, at) = (ExitStatus::UNOBSERVED, SystemTime::now());
+                        self.announce_end(Exit { status, at }).await;
                     }
                 },
             }
@@ -237,6 +239,7 @@ impl Driver {
         if self.announce.borrow().is_none() {
             self.announce_end(exit).await;
         }
+        self.task.execs.delete_all().await;
         self.task.held.finish().await;
         self.publisher.publish(TaskDelete {
             container_id: self.id().to_owned(),

@@ -4,6 +4,7 @@
 //! Its end is told before that of the container's init.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,19 @@ const SENDS: &str = "the exec itself is a sender";
 /// How long the processes of a container whose init has ended may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The descriptions of one container's processes may take so much memory: kubelet's
+/// probes are of a few kilobytes.
+const MOST_BYTES: usize = 32 << 20;
+
+/// Why a process is not added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is one with this id.
+    Taken,
+    /// Those that are there take all the memory that they may.
+    TooMany,
+}
+
 /// The processes added to one container, by their ids.
 #[derive(Debug, Default)]
 pub(crate) struct Execs(Mutex<HashMap<String, Arc<Exec>>>);
@@ -37,6 +51,10 @@ pub(crate) struct Exec {
     pub(crate) id: String,
     pub(crate) paths: Paths,
     wanted: Wanted,
+    /// Bytes of what it was added by.
+    size: usize,
+    /// Whether its input is to be closed, which may be asked for while it is made.
+    closes_stdin: AtomicBool,
     stage: watch::Sender<Stage>,
 }
 
@@ -51,6 +69,8 @@ enum Stage {
     Running(Running),
     /// It has ended, and that was announced.
     Ended(Running, Exit),
+    /// It was deleted; whether it ever ran, its end tells.
+    Deleted(Option<Exit>),
 }
 
 #[derive(Debug, Clone)]
@@ -60,15 +80,25 @@ struct Running {
 }
 
 impl Execs {
-    /// Adds a process to be started; `None` when the id is taken.
-    pub(crate) fn add(&self, id: String, wanted: Wanted, paths: Paths) -> Option<Arc<Exec>> {
+    /// Adds a process to be started, which was described in `size` bytes.
+    pub(crate) fn add(
+        &self,
+        id: String,
+        wanted: Wanted,
+        size: usize,
+        paths: Paths,
+    ) -> Result<Arc<Exec>, Refused> {
         let mut execs = self.lock();
         if execs.contains_key(&id) {
-            return None;
+            return Err(Refused::Taken);
         }
-        let exec = Arc::new(Exec { id, paths, wanted, stage: watch::Sender::new(Stage::Added) });
+        if execs.values().map(|exec| exec.size).sum::<usize>() + size > MOST_BYTES {
+            return Err(Refused::TooMany);
+        }
+        let (closes_stdin, stage) = (AtomicBool::new(false), watch::Sender::new(Stage::Added));
+        let exec = Arc::new(Exec { id, paths, wanted, size, closes_stdin, stage });
         execs.insert(exec.id.clone(), Arc::clone(&exec));
-        Some(exec)
+        Ok(exec)
     }
 
     /// Finds a process by its id.
@@ -85,9 +115,26 @@ impl Execs {
         found.map(|exec| exec.id.clone())
     }
 
-    /// Forgets a process.
-    pub(crate) fn remove(&self, id: &str) {
-        self.lock().remove(id);
+    /// Forgets a process that does not run; `None` when it has begun to meanwhile.
+    /// Returns its id and how it ended, if it ever ran.
+    pub(crate) async fn delete(&self, exec: &Exec) -> Option<(Option<i32>, Option<Exit>)> {
+        let running = exec.delete()?;
+        self.lock().remove(&exec.id);
+        let Some((running, exit)) = running else {
+            return Some((None, None));
+        };
+        running.held.finish().await;
+        Some((Some(running.process.pid()), Some(exit)))
+    }
+
+    /// Forgets all processes: their container is deleted, and none of them runs.
+    pub(crate) async fn delete_all(&self) {
+        let all: Vec<Arc<Exec>> = self.lock().values().cloned().collect();
+        for exec in all {
+            if self.delete(&exec).await.is_none() {
+                log::warn!("process {} outlives the container that it was added to", exec.id);
+            }
+        }
     }
 
     /// Waits, for a bounded time, until every process that was started has ended and
@@ -121,13 +168,28 @@ pub(crate) struct Stand {
     pub(crate) namespace: String,
 }
 
+/// The right to start a process, which is given back if that fails in any way.
+struct Claim<'a>(&'a Exec);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.stage.send_if_modified(|stage| {
+            let failed = matches!(stage, Stage::Starting);
+            if failed {
+                *stage = Stage::Added;
+            }
+            failed
+        });
+    }
+}
+
 impl Exec {
     /// The state of the process; one that is being made counts as running.
     pub(crate) fn state(&self) -> State {
         match &*self.stage.borrow() {
             Stage::Added => State::Created,
             Stage::Starting | Stage::Running(_) => State::Running,
-            Stage::Ended(..) => State::Stopped,
+            Stage::Ended(..) | Stage::Deleted(_) => State::Stopped,
         }
     }
 
@@ -145,28 +207,50 @@ impl Exec {
     pub(crate) fn exit(&self) -> Option<Exit> {
         match &*self.stage.borrow() {
             Stage::Ended(_, exit) => Some(*exit),
+            Stage::Deleted(exit) => *exit,
             Stage::Added | Stage::Starting | Stage::Running(_) => None,
         }
     }
 
     /// Waits for its end, which has been announced to containerd then; for one that
     /// was not started yet, as long as that takes.
-    pub(crate) async fn wait(&self) -> Exit {
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] once it is deleted without ever having run.
+    pub(crate) async fn wait(&self) -> Result<Exit, Error> {
         let mut stage = self.stage.subscribe();
-        loop {
-            if let Stage::Ended(_, exit) = &*stage.borrow_and_update() {
-                return *exit;
-            }
-            stage.changed().await.expect(SENDS);
-        }
+        let is_over = |stage: &Stage| matches!(stage, Stage::Ended(..) | Stage::Deleted(_));
+        stage.wait_for(is_over).await.expect(SENDS);
+        self.exit().ok_or_else(|| Error::NotFound(format!("process {} was deleted", self.id)))
+    }
+
+    /// Makes it one that can't be started any more; `None` when it runs, or is about
+    /// to. Returns what it was, if it ever ran.
+    fn delete(&self) -> Option<Option<(Running, Exit)>> {
+        let mut deleted = None;
+        self.stage.send_if_modified(|stage| {
+            let ended = match stage {
+                Stage::Added | Stage::Deleted(None) => None,
+                Stage::Ended(running, exit) => Some((running.clone(), *exit)),
+                Stage::Starting | Stage::Running(_) | Stage::Deleted(Some(_)) => return false,
+            };
+            *stage = Stage::Deleted(ended.as_ref().map(|(_, exit)| *exit));
+            deleted = Some(ended);
+            true
+        });
+        deleted
     }
 
     /// Closes its standard input; of one that is being made once it is.
-    pub(crate) async fn close_stdin(&self) {
-        let mut stage = self.stage.subscribe();
-        let is_made = |stage: &Stage| !matches!(stage, Stage::Starting);
-        stage.wait_for(is_made).await.expect(SENDS);
-        if let Some(held) = self.held() {
+    pub(crate) fn close_stdin(&self) {
+        self.closes_stdin.store(true, Ordering::Release);
+        self.close_if_asked();
+    }
+
+    fn close_if_asked(&self) {
+        if self.closes_stdin.load(Ordering::Acquire)
+            && let Some(held) = self.held()
+        {
             held.close_stdin();
         }
     }
@@ -174,13 +258,13 @@ impl Exec {
     /// Waits until it neither runs nor is about to.
     async fn settled(&self) {
         let mut stage = self.stage.subscribe();
-        let at_rest = |stage: &Stage| matches!(stage, Stage::Added | Stage::Ended(..));
+        let at_rest = |stage: &Stage| !matches!(stage, Stage::Starting | Stage::Running(_));
         stage.wait_for(at_rest).await.expect(SENDS);
     }
 
     fn running(&self) -> Option<Running> {
         match &*self.stage.borrow() {
-            Stage::Added | Stage::Starting => None,
+            Stage::Added | Stage::Starting | Stage::Deleted(_) => None,
             Stage::Running(running) | Stage::Ended(running, _) => Some(running.clone()),
         }
     }
@@ -200,24 +284,19 @@ impl Exec {
         if !claimed {
             return Err(Error::Runtime("cannot start a running process".to_owned()));
         }
-        match self.make(&stand).await {
-            Ok(running) => {
-                let process = running.process.clone();
-                stand.publisher.publish(TaskExecStarted {
-                    container_id: stand.handle.id().to_owned(),
-                    exec_id: self.id.clone(),
-                    pid: pid(process.pid()),
-                    ..TaskExecStarted::default()
-                });
-                self.stage.send_replace(Stage::Running(running.clone()));
-                tokio::spawn(Arc::clone(self).announce_end(running, stand));
-                Ok(process)
-            }
-            Err(error) => {
-                self.stage.send_replace(Stage::Added);
-                Err(error)
-            }
-        }
+        let claim = Claim(self);
+        let running = claim.0.make(&stand).await?;
+        let process = running.process.clone();
+        stand.publisher.publish(TaskExecStarted {
+            container_id: stand.handle.id().to_owned(),
+            exec_id: self.id.clone(),
+            pid: pid(process.pid()),
+            ..TaskExecStarted::default()
+        });
+        self.stage.send_replace(Stage::Running(running.clone()));
+        self.close_if_asked();
+        tokio::spawn(Arc::clone(self).announce_end(running, stand));
+        Ok(process)
     }
 
     async fn make(&self, stand: &Stand) -> Result<Running, Error> {
@@ -237,7 +316,11 @@ impl Exec {
             && let Err(error) = held.attach(console)
         {
             // It runs already, and nobody would ever hear of it.
-            process.signal(SIGKILL)?;
+            match process.signal(SIGKILL) {
+                Ok(()) | Err(Error::NotFound(_)) => {}
+                Err(error) => log::error!("a process added in vain runs on: {error}"),
+            }
+            held.finish().await;
             return Err(Error::Runtime(format!("cannot use the terminal: {error}")));
         }
         Ok(Running { process, held: Arc::new(held) })

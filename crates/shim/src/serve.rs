@@ -45,7 +45,8 @@ fn come_up(flags: &Flags) -> anyhow::Result<()> {
     );
     prepare()?;
     // Forked before the first thread exists: from here on only the keeper, which
-    // stays without threads, makes processes.
+    // stays without threads, makes processes that go on in our own code. What the
+    // server starts itself (hooks, logging binaries) is another program at once.
     let node = options::read_node();
     let settings = Settings::of(node.clone().unwrap_or_default(), &Options::default());
     let place = runtime::Place { cache: settings.cache, limits: settings.limits.within(None) };

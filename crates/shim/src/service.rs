@@ -173,7 +173,7 @@ impl TaskApi for TaskService {
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
         let exit = match self.process(&request.id, &request.exec_id)? {
             Addressed::Init(task) => task.wait().await.map_err(|error| to_ttrpc(&error))?,
-            Addressed::Added(_, exec) => exec.wait().await,
+            Addressed::Added(_, exec) => exec.wait().await.map_err(|error| to_ttrpc(&error))?,
         };
         Ok(WaitResponse {
             exit_status: convert::exit_code(exit.status),
@@ -242,7 +242,7 @@ impl TaskApi for TaskService {
             }
             Addressed::Added(_, exec) => {
                 if exec::allows(&exec, ExecRequest::CloseIo)? && request.stdin {
-                    exec.close_stdin().await;
+                    exec.close_stdin();
                 }
             }
         }

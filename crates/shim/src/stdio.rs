@@ -7,26 +7,31 @@
 //! process ends meanwhile. It holds no writing end, so that whoever reads sees the
 //! end of the output as soon as the process has ended.
 //!
-//! A file is given to the process itself too; of a logging binary's pipes it gets the
-//! writing ends ([`logger`]). Only what passes through a terminal is copied ([`console`]).
+//! Of a logging binary's pipes it gets the writing ends ([`logger`]). What passes through a
+//! terminal is copied ([`console`]), and so is what goes to a file, which belongs to the
+//! host ([`piped`]): all of it is there once the process is deleted. Should the shim die, a
+//! process that goes on writing to such a pipe gets SIGPIPE, or EPIPE, as with runc's shim.
 
 mod console;
 mod held;
 mod logger;
+mod piped;
+mod sink;
 mod target;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containerd_shim::api::{CreateTaskRequest, ExecProcessRequest};
 use sys::stdio::Stdio;
 
-use console::{Ends, Sink};
+use console::Ends;
 use held::{Output, Stdin, Terminal};
 use logger::{Bounds, Inputs, Logger, Starting};
+use sink::Sink;
 use target::{Program, Target};
 
 pub(crate) use held::Held;
@@ -104,7 +109,7 @@ impl Paths {
             }
             None => open_null()?,
         };
-        let [stdout, stderr] = outputs.for_streams()?;
+        let [stdout, stderr] = outputs.for_streams(&held)?;
         Ok((Stdio::Streams([stdin, stdout, stderr]), held))
     }
 
@@ -160,7 +165,7 @@ enum Outputs {
 
 enum Opened {
     Pipe(OwnedFd),
-    File(File),
+    File(PathBuf, File),
 }
 
 impl Outputs {
@@ -168,17 +173,19 @@ impl Outputs {
         match self {
             Self::Plain([None, _]) => Sink::Nowhere,
             Self::Plain([Some(Opened::Pipe(writer)), _]) => Sink::Pipe(writer, None),
-            Self::Plain([Some(Opened::File(file)), _]) => Sink::File(file),
+            Self::Plain([Some(Opened::File(_, file)), _]) => Sink::File(file),
             // It may take the end of either for the end of both.
             Self::Logger(Inputs { stdout, stderr }) => Sink::Pipe(stdout, Some(stderr)),
         }
     }
 
-    fn for_streams(self) -> Result<[OwnedFd; 2], OpenError> {
+    fn for_streams(self, held: &Held) -> Result<[OwnedFd; 2], OpenError> {
         let descriptor = |opened| match opened {
             None => open_null(),
             Some(Opened::Pipe(writer)) => Ok(writer),
-            Some(Opened::File(file)) => Ok(file.into()),
+            Some(Opened::File(path, file)) => held.pipe_to(&path, file).map_err(|error| {
+                OpenError::Failed(format!("no pipe for the output {}: {error}", path.display()))
+            }),
         };
         match self {
             Self::Plain([stdout, stderr]) => Ok([descriptor(stdout)?, descriptor(stderr)?]),
@@ -209,22 +216,26 @@ async fn open_output(target: &Target, held: &Held) -> Result<Option<Opened>, Ope
                 move || open_file(&path)
             });
             let file = opened.await.map_err(io::Error::other).flatten();
-            file.map(|file| Some(Opened::File(file)))
-                .map_err(|error| OpenError::Failed(format!("{}: {error}", context(path))))
+            file.map(|file| Some(Opened::File(path.clone(), file)))
+                .map_err(|error| explained(error, || context(path)))
         }
         Target::Program(_) => Err(OpenError::Refused("a logging binary reads both or none".into())),
     }
 }
 
-/// Opens a file that is appended to, and makes it and its folders where they are missing.
+/// Opens a regular file that is appended to, and makes it and its folders where they are
+/// missing.
 fn open_file(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // A FIFO without a reader is an error, instead of waiting for one.
+    // Neither a FIFO without a reader nor a device is waited for.
     let flags = (nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY).bits();
     let file =
         File::options().append(true).create(true).mode(0o644).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
     sys::fifo::set_blocking(&file)?;
     Ok(file)
 }
@@ -235,7 +246,7 @@ fn open_null() -> Result<OwnedFd, OpenError> {
         .map_err(|error| OpenError::Failed(format!("cannot open /dev/null: {error}")))
 }
 
-/// A path of the request's that is missing, or no FIFO, is the request's mistake.
+/// A path of the request's that is missing, or not what it should be, is the request's mistake.
 fn explained(error: io::Error, context: impl FnOnce() -> String) -> OpenError {
     let text = format!("{}: {error}", context());
     match error.kind() {
@@ -247,8 +258,7 @@ fn explained(error: io::Error, context: impl FnOnce() -> String) -> OpenError {
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Read, Write};
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
     use nix::sys::stat::Mode;
     use sys::terminal::{Size, open_on_host};
@@ -389,8 +399,8 @@ mod tests {
             terminal: false,
         };
         for (paths, named) in [
-            (of(&file, "", ""), format!("{file} is not a fifo")),
-            (of("", &file, ""), format!("{file} is not a fifo")),
+            (of(&file, "", ""), format!("cannot open standard input {file}: not a fifo")),
+            (of("", &file, ""), format!("cannot open the output {file}: not a fifo")),
             (of("", "", &missing), missing.clone()),
             (of(&missing, &fifo, ""), missing.clone()),
             (of("file:///a", "", ""), "file:///a".into()),
@@ -413,23 +423,51 @@ mod tests {
         let uri = format!("file://{}", folder.text("made/here/log"));
         let paths = Paths { stdout: uri.clone(), stderr: uri, ..Paths::default() };
         for _ in 0..2 {
-            let ([_, mut stdout, mut stderr], _held) = open(&paths).await.expect("opened");
+            let ([_, mut stdout, mut stderr], held) = open(&paths).await.expect("opened");
             stdout.write_all(b"out ").expect("written");
             stderr.write_all(b"err ").expect("written");
             stdout.write_all(b"out ").expect("written");
+            drop((stdout, stderr));
+            held.finish().await;
         }
         let path = folder.path("made/here/log");
-        assert_eq!(std::fs::read_to_string(&path).expect("the log"), "out err out out err out ");
+        let text = std::fs::read_to_string(&path).expect("the log");
+        let mut words: Vec<&str> = text.split_whitespace().collect();
+        words.sort_unstable();
+        assert_eq!(words, ["err", "err", "out", "out", "out", "out"], "{text}");
         let mode = std::fs::metadata(&path).expect("the log").permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
 
         // Something else than a file there is an error, and nothing is waited for.
         let fifo = folder.fifo("fifo");
-        for path in [fifo, folder.text("made")] {
+        let read = folder.fifo("read");
+        let _reader = sys::fifo::open_reader_nonblocking(Path::new(&read)).expect("a reader");
+        for path in [fifo, read, "/dev/full".into(), folder.text("made")] {
             let paths = Paths { stdout: format!("file://{path}"), ..Paths::default() };
             let error = open(&paths).await.expect_err("failed").to_string();
             assert!(error.contains(&path), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_is_not_given_the_file_that_it_writes_to() {
+        let folder = Folder::new();
+        let path = folder.path("log");
+        std::fs::write(&path, "of another\n").expect("a log");
+        let uri = format!("file://{}", path.display());
+        let paths = Paths { stdout: uri.clone(), stderr: uri, ..Paths::default() };
+        let ([_, stdout, stderr], held) = open(&paths).await.expect("opened");
+        for mut output in [stdout, stderr] {
+            assert!(output.metadata().expect("looked at").file_type().is_fifo());
+            output.set_len(0).expect_err("nothing to cut");
+            let mode = std::fs::Permissions::from_mode(0o777);
+            output.set_permissions(mode).expect("the pipe's own");
+            output.write_all(b"line\n").expect("written");
+        }
+        held.finish().await;
+        assert_eq!(std::fs::read_to_string(&path).expect("the log"), "of another\nline\nline\n");
+        let mode = std::fs::metadata(&path).expect("the log").permissions().mode();
+        assert_eq!(mode & 0o777 & !0o644, 0);
     }
 
     #[tokio::test]

@@ -128,12 +128,6 @@ impl AsFd for Page {
     }
 }
 
-impl From<Page> for OwnedFd {
-    fn from(page: Page) -> Self {
-        page.0
-    }
-}
-
 /// The page, mapped into this process and those forked from it.
 pub struct Mapped(NonNull<AtomicU64>);
 
@@ -263,7 +257,7 @@ mod tests {
             let refused = Page::from_descriptor(descriptor).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name}: {refused}");
         }
-        Page::from_descriptor(Page::new().unwrap().into()).unwrap();
+        Page::from_descriptor(Page::new().unwrap().0).unwrap();
     }
 
     #[test]

@@ -37,6 +37,9 @@ enum Task {
         /// Only what differs there, and not the end-to-end tests
         #[arg(long)]
         smoke: bool,
+        /// The files of end-to-end tests to run, such as `limits`; all of them if none is named
+        #[arg(conflicts_with = "smoke")]
+        tests: Vec<String>,
     },
 }
 
@@ -77,6 +80,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Task::Demo { containerd, runtime } => demo::run(containerd.into(), &runtime),
-        Task::Vm { smoke } => vm::run(if smoke { Scope::Smoke } else { Scope::Suite }),
+        Task::Vm { smoke: true, .. } => vm::run(&Scope::Smoke),
+        Task::Vm { smoke: false, tests } => vm::run(&Scope::Suite(tests)),
     }
 }

@@ -19,14 +19,15 @@
 //! The keeper does what only it can do; all else happens in the clone, where a
 //! failure ends one process and leaves nothing but the cgroup to remove.
 //!
-//! A further process of the container is made by [`join`]: cloned into the same
-//! cgroup, it enters the namespaces of the init, finds there the root and the
-//! grants that the init has attached, and goes on as an init does from stdio
-//! downwards.
+//! A further process of the container is made by [`join`]: a helper enters the
+//! cgroup and the namespaces of the init, where it finds the root and the grants
+//! that the init has attached, sees to stdio, closes the rest and clones the
+//! process, which goes on as an init does from the limits downwards.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -154,11 +155,14 @@ pub enum LaunchError {
     /// The PID namespace that it belongs in could not be joined.
     #[error("cannot clone the container's process into PID namespace {namespace}: {reason}")]
     PidNamespace {
-        /// The namespace's file, or whose it is.
+        /// The namespace's file.
         namespace: String,
         /// What the helper that tried said.
         reason: String,
     },
+    /// The sandbox could not be entered; the text is what the helper that tried said.
+    #[error("cannot clone a process into the container's sandbox: {0}")]
+    Join(String),
     /// There is no sandbox to join any more.
     #[error("the container's init has ended, and its sandbox with it")]
     Gone,
@@ -191,12 +195,12 @@ pub fn launch(
     let launched = cgroup.door().map_err(LaunchError::from).and_then(|door| {
         let to_join = door.is_none().then_some(&cgroup);
         let parts = init::Parts { kit, plan, cgroup: to_join, keep, gauge, place: Place::New };
-        let way = Way {
-            flags: plan.clone_flags(),
-            door: door.as_ref().map(AsFd::as_fd),
-            pid_namespace: plan.joined(Kind::Pid).map(PidNamespace::At),
-        };
-        clone(kit.single, way, |link| init::run(parts, stdio, link, guest))
+        let way = Way { flags: plan.clone_flags(), door: door.as_ref().map(AsFd::as_fd) };
+        let process = |link| init::run(parts, stdio, link, guest);
+        match plan.joined(Kind::Pid) {
+            Some(namespace) => clone_into(namespace, kit.single, way, process),
+            None => clone(kit.single, way, process),
+        }
     });
     // A scope goes by itself, with the process that holds it open.
     if launched.is_err()
@@ -214,31 +218,6 @@ struct Way<'a> {
     flags: CloneFlags,
     /// The cgroup of version 2 that it is in from the start.
     door: Option<BorrowedFd<'a>>,
-    /// The PID namespace that it is in, unless that is the caller's or new.
-    pid_namespace: Option<PidNamespace<'a>>,
-}
-
-#[derive(Clone, Copy)]
-enum PidNamespace<'a> {
-    At(&'a Path),
-    Of(&'a PidFd),
-}
-
-impl PidNamespace<'_> {
-    /// Makes it that of the children made from now on.
-    fn enter(self) -> io::Result<()> {
-        match self {
-            Self::At(path) => sys::namespace::enter(Kind::Pid, path),
-            Self::Of(process) => sys::namespace::enter_all_of(process, Kind::Pid.flag()),
-        }
-    }
-
-    fn name(self) -> String {
-        match self {
-            Self::At(path) => path.display().to_string(),
-            Self::Of(_) => "of the container's init".to_owned(),
-        }
-    }
 }
 
 /// Makes a process that goes on as `process`, which returns its exit code.
@@ -248,9 +227,6 @@ fn clone(
     process: impl FnOnce(Seqpacket) -> i32,
 ) -> Result<Launched, LaunchError> {
     let (link, process_link) = Seqpacket::pair()?;
-    if let Some(namespace) = way.pid_namespace {
-        return clone_by_helper(single, way, namespace, (link, process_link), process);
-    }
     match single.fork_into(way.flags, way.door)? {
         Fork::Child => {
             drop(link);
@@ -260,48 +236,95 @@ fn clone(
     }
 }
 
-/// A process cannot move itself into a PID namespace, only its children: a
-/// helper enters and clones the process as its sibling, so as our child.
-fn clone_by_helper(
+/// As [`clone`], into a PID namespace that is there.
+fn clone_into(
+    namespace: &Path,
     single: &SingleThreaded,
-    Way { flags, door, .. }: Way<'_>,
-    namespace: PidNamespace<'_>,
-    (link, process_link): (Seqpacket, Seqpacket),
+    way: Way<'_>,
     process: impl FnOnce(Seqpacket) -> i32,
 ) -> Result<Launched, LaunchError> {
-    let failed = |reason| LaunchError::PidNamespace { namespace: namespace.name(), reason };
+    // The rest of the sandbox is not the helper's to build: the files of a grant may lie on a
+    // server that does not answer, and the keeper waits for the helper.
+    let enter = |_: &[RawFd]| Ok(sys::namespace::enter(Kind::Pid, namespace)?);
+    clone_by_helper(single, way, enter, |link, ()| process(link)).map_err(|refusal| match refusal {
+        Refusal::Clone(error) => error.into(),
+        Refusal::Helper(reason) => {
+            LaunchError::PidNamespace { namespace: namespace.display().to_string(), reason }
+        }
+    })
+}
+
+/// How long a helper may take. Only one that was frozen or starved together with
+/// the container takes longer, and the keeper has others to serve.
+const HELPERS_TIME: Duration = Duration::from_secs(1);
+
+/// Why there is no process of a helper's.
+enum Refusal {
+    /// There was no helper.
+    Clone(io::Error),
+    /// It has said this.
+    Helper(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Clone(error)
+    }
+}
+
+/// A process cannot move itself into a PID namespace, only its children: a
+/// helper enters it with `enter`, which keeps the descriptors that it is given,
+/// and clones the process as its sibling, so as our child.
+///
+/// The helper alone is waited for: what it has cloned may have been stopped by
+/// others by then.
+fn clone_by_helper<Entered>(
+    single: &SingleThreaded,
+    Way { flags, door }: Way<'_>,
+    enter: impl FnOnce(&[RawFd]) -> anyhow::Result<Entered>,
+    process: impl FnOnce(Seqpacket, Entered) -> i32,
+) -> Result<Launched, Refusal> {
+    let (link, process_link) = Seqpacket::pair()?;
     let (ours, helpers) = Seqpacket::pair()?;
-    match single.fork(CloneFlags::empty())? {
+    let helper = match single.fork(CloneFlags::empty())? {
         Fork::Child => {
             drop((link, ours));
-            let forked = namespace
-                .enter()
-                .and_then(|()| single.fork_into(flags | CloneFlags::CLONE_PARENT, door));
-            let told = match forked {
-                Ok(Fork::Child) => {
+            let cloned =
+                enter(&[process_link.as_raw_fd(), helpers.as_raw_fd()]).and_then(|entered| {
+                    Ok((single.fork_into(flags | CloneFlags::CLONE_PARENT, door)?, entered))
+                });
+            let told = match cloned {
+                Ok((Fork::Child, entered)) => {
                     drop(helpers);
-                    exit_now(process(process_link))
+                    exit_now(process(process_link, entered))
                 }
-                Ok(Fork::Parent { pid, pidfd }) => {
+                Ok((Fork::Parent { pid, pidfd }, _)) => {
                     helpers.send(pid.to_string().as_bytes(), &[pidfd.as_fd()])
                 }
-                Err(error) => helpers.send(error.to_string().as_bytes(), &[]),
+                Err(error) => helpers.send(format!("{error:#}").as_bytes(), &[]),
             };
             exit_now(i32::from(told.is_err()))
         }
-        Fork::Parent { pidfd: helper, .. } => {
-            drop((helpers, process_link));
-            let said = ours.recv()?;
-            helper.wait()?;
-            let mut said = said.ok_or_else(|| failed("the helper ended".to_owned()))?;
-            let text = String::from_utf8_lossy(&said.body).into_owned();
-            match (said.fds.pop(), text.parse()) {
-                (Some(pidfd), Ok(pid)) => {
-                    Ok(Launched { pid: Pid::from_raw(pid), pidfd: PidFd::from(pidfd), link })
-                }
-                _ => Err(failed(text)),
-            }
+        Fork::Parent { pidfd, .. } => pidfd,
+    };
+    drop((helpers, process_link));
+    if !helper.ends_within(HELPERS_TIME)? {
+        // Frozen it dies once it is thawed, before it can clone; whoever reaps the caller's
+        // children reaps it then.
+        helper.send_signal(libc::SIGKILL)?;
+        return Err(Refusal::Helper("the helper was held up".to_owned()));
+    }
+    helper.wait()?;
+    // A helper that was killed has perhaps said nothing, while its clone holds the link open.
+    ours.set_nonblocking(true)?;
+    let said = ours.recv().ok().flatten();
+    let mut said = said.ok_or_else(|| Refusal::Helper("the helper ended".to_owned()))?;
+    let text = String::from_utf8_lossy(&said.body).into_owned();
+    match (said.fds.pop(), text.parse()) {
+        (Some(pidfd), Ok(pid)) => {
+            Ok(Launched { pid: Pid::from_raw(pid), pidfd: PidFd::from(pidfd), link })
         }
+        _ => Err(Refusal::Helper(text)),
     }
 }
 

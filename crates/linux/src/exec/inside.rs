@@ -1,9 +1,11 @@
 //! The new process on its way into the container and to its program.
 //!
-//! What only the host shows is done first (cgroup, labels, limits), then all
-//! descriptors go but those of the process, then it enters. From there on everything
-//! it touches is the container's, which may be hostile: it must not be traced, and it
-//! opens nothing but the terminal and the image's list of users.
+//! A scout goes first, which no process of the container can see: it enters no pid
+//! namespace itself. What only the host shows is done there (cgroup, labels, limits),
+//! then all descriptors go but those of the process, then it enters the namespaces.
+//! Only then it forks the process, which from its first instant has no root, no
+//! descriptor and no cgroup but the container's: a container that may trace its
+//! processes reads and writes what they can reach.
 
 use std::convert::Infallible;
 use std::fs::OpenOptions;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sys::cgroup::Cgroup;
 use sys::error::chain;
 use sys::privileges;
-use sys::process::SingleThreaded;
+use sys::process::{Fork, SingleThreaded};
 use sys::seccomp::Filter;
 use sys::seqpacket::Seqpacket;
 use sys::stdio::Stdio;
@@ -35,16 +37,22 @@ use crate::confinement::Confinement;
 use crate::image_tree;
 use crate::plan::with_home;
 
-/// What the new process says to the worker before it runs its program.
+/// What scout and process say to the worker before the program runs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Said {
-    /// The master of its terminal comes with this.
+    /// The master of the process's terminal comes with this.
     Console,
+    /// The process is there: its pidfd comes with this. It waits for [`GO`].
+    Born,
     /// The container has no such program or directory.
     NotRunnable(String),
     /// A step has failed.
     Failed(String),
 }
+
+/// What the worker says to a process that it knows of. One that it does not know of
+/// never hears it, and ends.
+pub(super) const GO: &[u8] = b"go";
 
 /// What the process is to be.
 pub(super) struct Inside<'a> {
@@ -54,12 +62,13 @@ pub(super) struct Inside<'a> {
     pub(super) cgroup: &'a Cgroup,
 }
 
-/// Where it goes: the container's first process, and the namespaces it shares with
-/// that one, but for the pid namespace, which it was born in.
+/// Where it goes: the container's first process, and the kinds of namespaces that it
+/// enters.
 type Destination<'a> = (&'a Init, CloneFlags);
 
 impl Inside<'_> {
-    /// Becomes the program; returns, with an exit code, when it cannot.
+    /// Is the scout, and in its child the process, which becomes the program. Returns
+    /// an exit code, of either.
     pub(super) fn run(
         self,
         single: &SingleThreaded,
@@ -72,35 +81,57 @@ impl Inside<'_> {
         // number may come back as something else's.
         log::set_max_level(log::LevelFilter::Off);
         let joins = if is_in_cgroup { None } else { Some(single) };
-        let Err(said) = self.go(joins, destination, stdio, link);
-        let sent = serde_json::to_vec(&said)
-            .map_err(io::Error::from)
-            .and_then(|body| link.send(&body, &[]));
-        if sent.is_ok() { 1 } else { 2 }
+        let forked = self
+            .enter(joins, destination, stdio, link)
+            .and_then(|()| step("fork", single.fork(CloneFlags::CLONE_PARENT)));
+        let said = match forked {
+            Ok(Fork::Parent { pidfd, .. }) => {
+                return i32::from(say(link, &Said::Born, &[pidfd.as_fd()]).is_err());
+            }
+            Ok(Fork::Child) => match link.recv() {
+                Ok(Some(_go)) => {
+                    let Err(said) = self.become_program();
+                    said
+                }
+                // The worker has ended, or the scout before it could say a word.
+                _ => return 2,
+            },
+            Err(said) => said,
+        };
+        if say(link, &said, &[]).is_ok() { 1 } else { 2 }
     }
 
-    fn go(
-        mut self,
+    /// What the scout does, in its own place and in the container's.
+    fn enter(
+        &self,
         joins: Option<&SingleThreaded>,
         (init, kinds): Destination<'_>,
         stdio: Stdio,
         link: &Seqpacket,
-    ) -> Result<Infallible, Said> {
+    ) -> Result<(), Said> {
         if let Some(single) = joins {
             step("join the cgroup", self.cgroup.join_beside(single))?;
         }
         self.leave_host(stdio, link, init)?;
         let entered = sys::namespace::enter_all_of(&init.pidfd, kinds);
         step("enter the container's namespaces", entered)?;
-        step("close descriptors", sys::stdio::close_all_except(&[link.as_raw_fd()]))?;
         if kinds.contains(CloneFlags::CLONE_NEWUSER) {
             // Before anything is opened: what the host's root makes belongs to nobody here.
             step("become root of the user namespace", become_root())?;
             step("hide from other processes", privileges::set_dumpable(false))?;
         }
-        let terminal = self.process.terminal() == Some(true);
-        if terminal {
-            self.take_terminal(link)?;
+        if self.process.terminal() == Some(true) {
+            self.make_terminal(link)?;
+        }
+        step("close descriptors", sys::stdio::close_all_except(&[link.as_raw_fd()]))
+    }
+
+    fn become_program(mut self) -> Result<Infallible, Said> {
+        match self.process.terminal() {
+            Some(true) => {
+                step("take the terminal", terminal::make_controlling(io::stdin().as_fd()))?;
+            }
+            _ => drop(step("become a session's leader", setsid())?),
         }
         let (env, uid) = (self.process.env().clone(), self.process.user().uid());
         let home = || image_tree::home_of(Path::new("/"), uid);
@@ -132,24 +163,22 @@ impl Inside<'_> {
         step("drop supplementary groups", setgroups(&[]))?;
         step("hide from other processes", privileges::set_dumpable(false))?;
         if let Stdio::Streams(streams) = stdio {
-            step("become a session's leader", setsid())?;
             step("install standard streams", sys::stdio::install(streams))?;
         }
         let kept = [link.as_raw_fd(), init.pidfd.as_raw_fd()];
         step("close descriptors", sys::stdio::close_all_except(&kept))
     }
 
-    fn take_terminal(&self, link: &Seqpacket) -> Result<(), Said> {
+    fn make_terminal(&self, link: &Seqpacket) -> Result<(), Said> {
         let root = step("open the root", sys::path::open_directory(Path::new("/")))?;
         let Terminal { master, slave } = step("make a terminal", terminal::open_in(root.as_fd()))?;
         let owner = Some(Uid::from_raw(self.process.user().uid()));
         // Its group stays, which is the one that the mount's options name.
         step("hand over the terminal", fchown(&slave, owner, None))?;
-        step("take the terminal", terminal::make_controlling(slave.as_fd()))?;
         if let Some(size) = Size::asked_by(&self.process) {
             step("resize the terminal", terminal::resize(slave.as_fd(), size))?;
         }
-        step("hand out the terminal", say_console(link, master.as_fd()))?;
+        step("hand out the terminal", say(link, &Said::Console, &[master.as_fd()]))?;
         let copy = || slave.try_clone();
         let ends = copy().and_then(|stdin| Ok([stdin, copy()?, copy()?]));
         let ends = step("copy the terminal", ends)?;
@@ -235,8 +264,8 @@ fn become_root() -> nix::Result<()> {
     setresuid(root, root, root)
 }
 
-fn say_console(link: &Seqpacket, master: BorrowedFd<'_>) -> io::Result<()> {
-    link.send(&serde_json::to_vec(&Said::Console)?, &[master])
+fn say(link: &Seqpacket, said: &Said, with: &[BorrowedFd<'_>]) -> io::Result<()> {
+    link.send(&serde_json::to_vec(said)?, with)
 }
 
 fn write(path: &str, text: &str) -> io::Result<()> {

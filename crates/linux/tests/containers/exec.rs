@@ -26,6 +26,9 @@ pub(crate) const CASES: &[Case] = &[
     ("an_exec_is_where_the_init_is", an_exec_is_where_the_init_is),
     ("an_exec_has_three_descriptors", an_exec_has_three_descriptors),
     ("an_exec_cannot_reach_the_runtimes_program", an_exec_cannot_reach_the_runtimes_program),
+    ("an_exec_never_shows_the_hosts_files", an_exec_never_shows_the_hosts_files),
+    ("an_init_that_leaves_its_users_is_joined", an_init_that_leaves_its_users_is_joined),
+    ("a_process_stopped_on_its_way_can_be_deleted", a_process_stopped_on_its_way_can_be_deleted),
     ("several_execs_run_at_once", several_execs_run_at_once),
     ("what_an_exec_leaves_running_is_no_zombie", what_an_exec_leaves_running_is_no_zombie),
     ("an_exec_that_cannot_run_says_why", an_exec_that_cannot_run_says_why),
@@ -277,6 +280,85 @@ fn an_exec_cannot_reach_the_runtimes_program() {
     );
     lab.end_with(created.pid, &[hunter.pid]);
     assert_eq!(keeper::read_all(hunter.stdout), "");
+}
+
+fn an_exec_never_shows_the_hosts_files() {
+    let mut lab = Lab::new(SLEEP);
+    let all = capabilities(&[Capability::SysPtrace, Capability::Kill], &[], &[]);
+    lab.process().set_capabilities(Some(all));
+    fs::write(lab.rootfs().join("etc/control"), "").unwrap();
+    let secret = lab.path("secret");
+    fs::write(&secret, "").unwrap();
+    // A directory of the host that a careless parent leaves open across exec.
+    let host = fs::File::open("/").unwrap();
+    nix::fcntl::fcntl(&host, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let init = lab.up();
+    let look = |file: &str, say: &str| {
+        format!(
+            "for p in /proc/[0-9]*; do for f in $p/root{file} $p/cwd{file} $p/fd/*{file}; do \
+             if [ -e $f ]; then {say}; fi; done; done"
+        )
+    };
+    let again = format!("while true; do {}; done", look(secret.to_str().unwrap(), "echo $f"));
+    let looker = lab.exec(lab.another(&again)).unwrap();
+    let control = run(&lab, &look("/etc/control", "echo $f"));
+    assert!(control.contains("/proc/1/root/etc/control\n"), "{control}");
+    for _ in 0..30 {
+        assert_eq!(run(&lab, "true"), "");
+    }
+    lab.end_with(init.pid, &[looker.pid]);
+    assert_eq!(keeper::read_all(looker.stdout), "");
+}
+
+fn an_init_that_leaves_its_users_is_joined() {
+    let lab = Lab::new("exec busybox unshare -U sleep 600");
+    let init = lab.up();
+    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while of(&init.pid.to_string()) == of("self") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_ne!(of(&init.pid.to_string()), of("self"));
+    let mine = format!("{}\n", of("self").display());
+    assert_eq!(run(&lab, "readlink /proc/self/ns/user; id -u"), format!("{mine}0\n"));
+    lab.end(init.pid);
+}
+
+fn a_process_stopped_on_its_way_can_be_deleted() {
+    // Whose end does not end the processes of the other one.
+    let mut pod = Lab::new(SLEEP);
+    pod.process().set_capabilities(Some(capabilities(&[Capability::Kill], &[], &[])));
+    let pause = pod.up();
+    let mut lab = Lab::new(SLEEP);
+    let mut namespaces = lab.linux().namespaces().clone().unwrap();
+    for namespace in &mut namespaces {
+        if namespace.typ() == LinuxNamespaceType::Pid {
+            namespace.set_path(Some(format!("/proc/{}/ns/pid", pause.pid).into()));
+        }
+    }
+    lab.linux().set_namespaces(Some(namespaces));
+    let init = lab.up();
+    let stopper = pod
+        .exec(pod.another(
+            "while true; do for p in /proc/[0-9]*; do p=${p#/proc/}; \
+             if [ $p != 1 -a $p != $$ ]; then kill -STOP $p 2>/dev/null; fi; done; done",
+        ))
+        .unwrap();
+    for _ in 0..10 {
+        let request = lab.exec_request(lab.another(SLEEP));
+        keeper::fork(|| linux::exec(&request, crate::lab::null_streams()).map(drop));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lab.delete().unwrap();
+    assert_eq!(keeper::reap_until(init.pid)[&init.pid], 128 + 9);
+    // The workers have ended too, and what they made.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while keeper::children_alive() > 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(keeper::children_alive(), 2);
+    pod.end_with(pause.pid, &[stopper.pid]);
+    assert_eq!(lab.remains(), Vec::<String>::new());
 }
 
 fn several_execs_run_at_once() {

@@ -31,7 +31,8 @@ pub(super) async fn exec(
     refuse_state(container.status().state)?;
     let process = &command.process;
     let ExecTarget { module, function, args } = target(guests, command)?;
-    let module = locate(guests, module).await?;
+    let named = command.process.args().iter().flatten().next().map_or("", String::as_str);
+    let module = locate(guests, named, module).await?;
     let guest = Guest {
         args,
         env: process.env().clone().unwrap_or_default(),
@@ -77,12 +78,12 @@ fn target(guests: &Guests, command: &Command) -> Result<ExecTarget, Error> {
         .map_err(|error| Error::InvalidSpec(chain(&error)))
 }
 
-async fn locate(guests: &Guests, module: ExecModule) -> Result<Module, Error> {
+async fn locate(guests: &Guests, named: &str, module: ExecModule) -> Result<Module, Error> {
     let source = match module {
         ExecModule::Running => return Ok(Module::running(guests.module)),
         ExecModule::Layer { digest, size } => Source::Layer { digest, size },
         ExecModule::File { candidates } => {
-            let path = probe::guest_file(guests.rootfs.clone(), candidates).await?;
+            let path = probe::guest_file(guests.rootfs.clone(), named, candidates).await?;
             Source::File { path }
         }
     };

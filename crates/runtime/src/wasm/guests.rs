@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::Digest;
 use image::detect::{ImageFacts, Source};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use settings::{Limits, NodeLimits};
 use wasm::gauge::{Gauge, GuestStats};
 use wasm::sandbox::SandboxPlan;
@@ -49,6 +49,12 @@ struct Now {
     added: Vec<(Process, Gauge)>,
 }
 
+impl Now {
+    fn forget_ended(&mut self) {
+        self.added.retain(|(process, _)| process.exit().is_none());
+    }
+}
+
 impl Guests {
     pub(super) fn new(
         spec: &ContainerSpec,
@@ -86,25 +92,33 @@ impl Guests {
         let mut now = self.now();
         // An update may have come while the guest was made.
         let told = tell(&gauge, &self.limits.within(now.cgroup_memory));
-        now.added.retain(|(process, _)| process.exit().is_none());
+        now.forget_ended();
         now.added.push((process, gauge));
         told
     }
 
-    /// Has every guest obey the memory limit that the container's cgroup has now.
-    pub(super) fn follow(&self, resources: &LinuxResources) -> Result<(), Error> {
-        let Some(memory) = memory_limit(resources) else {
-            return Ok(());
-        };
+    /// The memory limit of the container's cgroup, in bytes, if it has one.
+    pub(super) fn cgroup_memory(&self) -> Option<i64> {
+        self.now().cgroup_memory
+    }
+
+    /// Says whether this memory limit of the cgroup leaves guests less than now.
+    pub(super) fn is_lowered_by(&self, cgroup_memory: i64) -> bool {
+        self.limits.within(Some(cgroup_memory)).memory < self.limits().memory
+    }
+
+    /// Has every guest obey this memory limit of the container's cgroup.
+    pub(super) fn follow(&self, cgroup_memory: Option<i64>) -> Result<(), Error> {
         let mut now = self.now();
-        now.cgroup_memory = Some(memory);
-        let limits = self.limits.within(now.cgroup_memory);
+        now.cgroup_memory = cgroup_memory;
+        let limits = self.limits.within(cgroup_memory);
         let mut gauges = now.added.iter().map(|(_, gauge)| gauge).chain([&self.gauge]);
         gauges.try_for_each(|gauge| tell(gauge, &limits))
     }
 
     /// What the init's engine counts.
     pub(super) fn stats(&self) -> Result<GuestStats, Error> {
+        self.now().forget_ended();
         let read = self.gauge.read();
         read.map_err(|error| Error::Runtime(format!("cannot read the guest's gauge: {error}")))
     }
@@ -114,8 +128,9 @@ impl Guests {
     }
 }
 
-fn memory_limit(resources: &LinuxResources) -> Option<i64> {
-    resources.memory().as_ref().and_then(oci_spec::runtime::LinuxMemory::limit)
+/// The memory limit that is set; 0 leaves it as it is.
+pub(super) fn memory_limit(resources: &LinuxResources) -> Option<i64> {
+    resources.memory().as_ref().and_then(LinuxMemory::limit).filter(|bytes| *bytes != 0)
 }
 
 fn tell(gauge: &Gauge, limits: &Limits) -> Result<(), Error> {

@@ -52,7 +52,7 @@ async fn another_module_of_the_image_or_of_the_files_can_be_run(world: &World) {
         let container = lab.run(&world.first).await;
         let added = container.exec(lab.process(&["/other.wasm", "1"])).await.unwrap();
         assert_eq!(added.end().await, (Exited(2), "hello\n".to_owned(), "oops\n".to_owned()));
-        refused(&container, &lab, &["/absent.wasm"], "/absent.wasm is neither a file").await;
+        refused(&container, &lab, &["/absent.wasm"], "\"/absent.wasm\" is neither a file").await;
         if lab.rootfs().join("text").exists() {
             refused(&container, &lab, &["/text"], "can run wasm modules alone").await;
         }

@@ -40,8 +40,10 @@ impl Lab {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut worker = shell.spawn().unwrap();
-        let pid = nix::unistd::Pid::from_raw(worker.id().cast_signed());
-        self.cgroup.join(pid).unwrap();
+        for mount in Hierarchies::of_host().unwrap().mounts() {
+            let door = mount.join(&self.relative).join("cgroup.procs");
+            fs::write(door, worker.id().to_string()).unwrap();
+        }
         std::io::Write::write_all(&mut worker.stdin.take().unwrap(), b"\n").unwrap();
         let mut said = String::new();
         let mut stdout = std::io::BufReader::new(worker.stdout.take().unwrap());

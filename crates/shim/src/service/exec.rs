@@ -11,7 +11,7 @@ use runtime::process::Exit;
 use super::{TaskService, judged};
 use crate::convert::{self, status, to_ttrpc};
 use crate::driver::Task;
-use crate::exec::{Exec, Stand};
+use crate::exec::{Exec, Refused, Stand};
 use crate::stdio::Paths;
 
 impl TaskService {
@@ -21,9 +21,21 @@ impl TaskService {
             .map_err(|error| status(Code::INVALID_ARGUMENT, format!("exec {error}")))?;
         let wanted = convert::process(request.spec.as_ref(), request.terminal)?;
         let exec_id: String = id.into();
-        if task.execs.add(exec_id.clone(), wanted, Paths::from(request)).is_none() {
-            return Err(status(Code::ALREADY_EXISTS, format!("id {exec_id}: already exists")));
-        }
+        let size = request.spec.as_ref().map_or(0, |spec| spec.value.len());
+        task.execs.add(exec_id.clone(), wanted, size, Paths::from(request)).map_err(|refused| {
+            match refused {
+                Refused::Taken => {
+                    status(Code::ALREADY_EXISTS, format!("id {exec_id}: already exists"))
+                }
+                Refused::TooMany => status(
+                    Code::RESOURCE_EXHAUSTED,
+                    format!(
+                        "process {exec_id} is one too many for container {}: delete some first",
+                        task.handle.id()
+                    ),
+                ),
+            }
+        })?;
         let container_id = task.handle.id().to_owned();
         self.publisher.publish(TaskExecAdded { container_id, exec_id, ..Default::default() });
         Ok(())
@@ -101,11 +113,9 @@ pub(super) fn kill(exec: &Exec, signal: i32) -> ttrpc::Result<()> {
 
 /// Forgets a process; returns its id and how it ended, if it ever ran.
 pub(super) async fn delete(task: &Task, exec: &Exec) -> ttrpc::Result<(Option<i32>, Option<Exit>)> {
-    if allows(exec, ExecRequest::Delete)? {
-        if let Some(held) = exec.held() {
-            held.finish().await;
-        }
-        task.execs.remove(&exec.id);
+    if !allows(exec, ExecRequest::Delete)? {
+        return Ok((None, None));
     }
-    Ok((exec.process().map(|process| process.pid()), exec.exit()))
+    let deleted = task.execs.delete(exec).await;
+    deleted.ok_or_else(|| status(Code::UNKNOWN, "cannot delete a running process"))
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use sys::terminal::{Size, slave_of};
-use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+
+use super::sink::{Sink, Writer};
 
 /// As much as a terminal gives at once.
 const CHUNK: usize = 4096;
@@ -32,17 +33,6 @@ pub(super) struct Ends {
     /// The reading end of a FIFO.
     pub(super) input: Option<OwnedFd>,
     pub(super) output: Sink,
-}
-
-/// Where the output of a terminal goes.
-#[derive(Debug)]
-pub(super) enum Sink {
-    /// It is read, and that is all.
-    Nowhere,
-    /// The writing end of a FIFO or pipe; the others are kept open as long.
-    Pipe(OwnedFd, Option<OwnedFd>),
-    /// A file.
-    File(std::fs::File),
 }
 
 /// A console whose copy runs until this is dropped, or the process has ended and all its
@@ -73,7 +63,7 @@ impl Console {
             copies.push(tokio::spawn(copy_input(input, console, ended.clone())).abort_handle());
         }
         let console = watched(master.try_clone()?)?;
-        let output = Output::open(ends.output)?;
+        let output = Writer::open("a terminal's output".into(), ends.output)?;
         let (announce, passed_on) = watch::channel(false);
         let copy = async move {
             if let Err(error) = copy_output(console, output, ended).await {
@@ -104,43 +94,9 @@ impl Drop for Console {
     }
 }
 
-/// A [`Sink`] that can be waited for.
-enum Output {
-    Nowhere,
-    Pipe(Sender, #[expect(dead_code, reason = "held open")] Option<OwnedFd>),
-    File(File),
-}
-
-impl Output {
-    fn open(sink: Sink) -> io::Result<Self> {
-        Ok(match sink {
-            Sink::Nowhere => Self::Nowhere,
-            Sink::Pipe(writer, others) => Self::Pipe(Sender::from_owned_fd(writer)?, others),
-            Sink::File(file) => Self::File(File::from_std(file)),
-        })
-    }
-
-    /// Writes all of it. What can't be written is lost: the guest should not have to wait
-    /// for a logging binary that is gone, or a disk that is full.
-    async fn write(&mut self, bytes: &[u8]) {
-        let written = match self {
-            Self::Nowhere => Ok(()),
-            Self::Pipe(pipe, _) => pipe.write_all(bytes).await,
-            Self::File(file) => match file.write_all(bytes).await {
-                Ok(()) => file.flush().await,
-                failed => failed,
-            },
-        };
-        if let Err(error) = written {
-            log::error!("a terminal's output is lost from here on: {error}");
-            *self = Self::Nowhere;
-        }
-    }
-}
-
 async fn copy_output(
     mut console: AsyncFd<OwnedFd>,
-    mut output: Output,
+    mut output: Writer,
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
@@ -256,11 +212,12 @@ fn would_block<T>(done: Result<T, Errno>) -> io::Result<Result<T, Errno>> {
     deprecated,
     reason = "its unsafe successor asks for what an owned descriptor gives anyway"
 )]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 
-fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+/// Makes reads and writes answer at once.
+pub(super) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

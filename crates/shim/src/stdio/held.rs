@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tokio::sync::watch;
 
 use super::console::{Console, Ends};
 use super::logger::Logger;
+use super::piped::Piped;
+use super::sink::Sink;
 
 /// How long the output of a process that has ended may take to be passed on: as long as
 /// runc's shim leaves it.
@@ -29,6 +32,7 @@ pub(crate) struct Held {
     stdin: Mutex<Stdin>,
     outputs: Arc<Mutex<Vec<Output>>>,
     terminal: Mutex<Terminal>,
+    piped: Mutex<Vec<Piped>>,
     pub(super) logger: Option<Logger>,
     ended: watch::Sender<bool>,
 }
@@ -107,6 +111,18 @@ impl Held {
         }
     }
 
+    /// Starts to copy an output to a file, and returns the writing end of the pipe that the
+    /// process is to have instead.
+    ///
+    /// # Errors
+    /// What the kernel says to one pipe more.
+    pub(super) fn pipe_to(&self, path: &Path, file: std::fs::File) -> io::Result<OwnedFd> {
+        let name = format!("the output to {}", path.display());
+        let (piped, writer) = Piped::start(name, Sink::File(file), self.ended.subscribe())?;
+        self.piped().push(piped);
+        Ok(writer)
+    }
+
     /// Tells the terminal its size; without one there is nothing to tell, as for runc.
     ///
     /// # Errors
@@ -118,8 +134,8 @@ impl Held {
         }
     }
 
-    /// Tells that the process has ended: its input is closed, and what is left of a
-    /// terminal's output is passed on, so that its reader sees the end. To be called
+    /// Tells that the process has ended: its input is closed, and what is left of
+    /// output that is copied is passed on, so that its reader sees the end. To be called
     /// when the end is known, since containerd waits for that before it deletes.
     pub(crate) fn ended(&self) {
         self.close_stdin();
@@ -156,10 +172,16 @@ impl Held {
     /// bounded time if nobody reads it.
     pub(crate) async fn drained(&self) {
         self.ended();
-        if let Some(mut passed_on) = self.passed_on()
-            && tokio::time::timeout(PATIENCE, passed_on.wait_for(|done| *done)).await.is_err()
-        {
-            log::warn!("the output of a terminal is not read: what is left of it may be lost");
+        let mut all: Vec<_> = self.piped().iter().map(Piped::passed_on).collect();
+        all.extend(self.passed_on());
+        let wait = async {
+            for mut passed_on in all {
+                // An error: the copy is gone, and so is what was left.
+                drop(passed_on.wait_for(|done| *done).await);
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            log::warn!("an output is not taken in time: what is left of it may be lost");
         }
     }
 
@@ -168,6 +190,7 @@ impl Held {
     pub(crate) async fn finish(&self) {
         self.drained().await;
         *self.terminal() = Terminal::None;
+        self.piped().clear();
         self.outputs().clear();
         if let Some(logger) = &self.logger {
             logger.end().await;
@@ -180,6 +203,10 @@ impl Held {
 
     pub(super) fn outputs(&self) -> MutexGuard<'_, Vec<Output>> {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn piped(&self) -> MutexGuard<'_, Vec<Piped>> {
+        self.piped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn terminal(&self) -> MutexGuard<'_, Terminal> {

@@ -7,7 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::Pid;
 
-use super::{Cgroup, CgroupError};
+use super::Cgroup;
+use super::error::{CgroupError, Result, failed};
+use super::folder::Folder;
 use crate::process::SingleThreaded;
 
 impl Cgroup {
@@ -16,11 +18,11 @@ impl Cgroup {
     ///
     /// # Errors
     /// Those of writing `tasks` or `cgroup.procs`; when it is in no hierarchy.
-    pub fn join_beside(&self, single: &SingleThreaded) -> Result<(), CgroupError> {
-        let there = |it: &&super::folder::Folder| it.path.is_dir();
-        let folders: Vec<_> = self.folders.iter().filter(there).cloned().collect();
+    pub fn join_beside(&self, single: &SingleThreaded) -> Result<()> {
+        let there = self.folders.iter().filter(|folder| folder.is_there());
+        let folders: Vec<Folder> = there.cloned().collect();
         if folders.is_empty() {
-            let path = self.location.relative().to_owned();
+            let path = self.location.relative();
             return Err(failed("find", path, io::ErrorKind::NotFound.into()));
         }
         Self { location: self.location.clone(), folders }.join_self(single)
@@ -33,10 +35,9 @@ impl Cgroup {
     /// # Errors
     /// Those of reading /proc/PID/cgroup and opening the folder; when that process is
     /// somewhere else.
-    pub fn door_beside(&self, process: Pid) -> Result<Option<OwnedFd>, CgroupError> {
+    pub fn door_beside(&self, process: Pid) -> Result<Option<OwnedFd>> {
         let table = PathBuf::from(format!("/proc/{process}/cgroup"));
-        let text =
-            fs::read_to_string(&table).map_err(|error| failed("read", table.clone(), error))?;
+        let text = fs::read_to_string(&table).map_err(|error| failed("read", &table, error))?;
         let rest = rest_below(&text, self.location.relative());
         let Some(rest) = rest else {
             return Err(CgroupError::Unreadable {
@@ -44,7 +45,7 @@ impl Cgroup {
                 text: text.chars().take(200).collect(),
             });
         };
-        let below = |folder: &super::folder::Folder| {
+        let below = |folder: &Folder| {
             let mut folder = folder.clone();
             folder.path.push(&rest);
             folder
@@ -61,10 +62,6 @@ fn rest_below(table: &str, cgroup: &Path) -> Option<PathBuf> {
     // Seen from a cgroup namespace, a path outside begins with dots.
     let is_plain = rest.components().all(|it| matches!(it, Component::Normal(_)));
     is_plain.then(|| rest.to_owned())
-}
-
-fn failed(attempt: &str, path: PathBuf, source: io::Error) -> CgroupError {
-    CgroupError::File { attempt: attempt.to_owned(), path, source }
 }
 
 #[cfg(test)]

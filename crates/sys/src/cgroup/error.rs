@@ -88,6 +88,14 @@ pub enum CgroupError {
         /// The state asked for.
         wanted: &'static str,
     },
+    /// Not every process got the signal: there were new ones at every look.
+    #[error("processes of cgroup {} fork faster than signal {signal} reaches them", .path.display())]
+    Unending {
+        /// The cgroup.
+        path: PathBuf,
+        /// The signal's number.
+        signal: i32,
+    },
     /// The path names a scope, which only systemd may make.
     #[error("cgroup {} would have to be made by systemd, which is not supported here; use the cgroupfs driver", .0.display())]
     SystemdScope(PathBuf),
@@ -121,7 +129,7 @@ impl CgroupError {
             Self::InUse(_) | Self::InUseAbove { .. } | Self::Rejected { .. } => {
                 io::ErrorKind::ResourceBusy
             }
-            Self::Slow { .. } => io::ErrorKind::TimedOut,
+            Self::Slow { .. } | Self::Unending { .. } => io::ErrorKind::TimedOut,
             Self::Systemd { .. } => io::ErrorKind::Other,
         }
     }

@@ -50,12 +50,16 @@ impl Cgroup {
     }
 
     /// Says whether the cgroup itself is frozen, or on its way there; not whether one
-    /// above it is. One that does not exist is not.
+    /// above it is. One that does not exist is not; nor is any on a host without freezer.
     ///
     /// # Errors
     /// Those of reading the freezer's file.
     pub fn is_frozen(&self) -> Result<bool> {
-        let folder = self.freezer()?;
+        let folder = match self.freezer() {
+            Ok(folder) => folder,
+            Err(CgroupError::NoController(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let file = if folder.hierarchy.is_v2() { "cgroup.freeze" } else { "freezer.self_freezing" };
         let path = folder.path.join(file);
         match read_optional(&path)?.as_deref() {

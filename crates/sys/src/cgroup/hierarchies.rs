@@ -104,6 +104,11 @@ impl Hierarchies {
         self.0.iter().map(|hierarchy| hierarchy.mount.as_path())
     }
 
+    #[cfg(test)]
+    pub(super) fn unified_at(mount: PathBuf) -> Self {
+        Self(vec![Hierarchy { mount, kind: Kind::Unified }])
+    }
+
     pub(super) fn all(&self) -> &[Hierarchy] {
         &self.0
     }

@@ -17,17 +17,6 @@ use crate::process::SingleThreaded;
 const SIGNAL_ROUNDS: u32 = 64;
 
 impl Cgroup {
-    /// Moves a process into the cgroup, in every hierarchy.
-    ///
-    /// # Errors
-    /// Those of writing `cgroup.procs`.
-    pub fn join(&self, pid: Pid) -> Result<()> {
-        for folder in &self.folders {
-            write(&folder.path.join("cgroup.procs"), &pid.to_string())?;
-        }
-        Ok(())
-    }
-
     /// Moves the calling process, which must have one thread, into the cgroup,
     /// in every hierarchy.
     ///
@@ -89,28 +78,25 @@ impl Cgroup {
     ///
     /// # Errors
     /// Those of listing the processes, and of kill(2) but for processes that
-    /// are gone.
+    /// are gone; [`CgroupError::Unending`] when each look finds new ones.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let kill = signal == libc::SIGKILL;
         if kill {
             self.kill_at_once()?;
         }
-        let mut known = Vec::new();
-        for _ in 0..SIGNAL_ROUNDS {
-            let fresh: Vec<Pid> =
-                self.pids()?.into_iter().filter(|pid| !known.contains(pid)).collect();
-            if fresh.is_empty() {
-                break;
-            }
-            for pid in fresh {
-                self.signal(pid, signal)?;
-                known.push(pid);
-            }
-            if kill {
-                self.thaw()?;
+        let reached = reach_all(
+            || self.pids(),
+            |fresh| {
+                fresh.iter().try_for_each(|pid| self.signal(*pid, signal))?;
+                if kill { self.thaw() } else { Ok(()) }
+            },
+        )?;
+        match reached {
+            true => Ok(()),
+            false => {
+                Err(CgroupError::Unending { path: self.location.relative().to_owned(), signal })
             }
         }
-        Ok(())
     }
 
     /// Uses the kernel's own way (version 2, Linux 5.14) where it is there; it
@@ -140,6 +126,24 @@ impl Cgroup {
     }
 }
 
+/// Looks for processes, and has each one `signal`led once, until a look finds no new
+/// one; says whether it came to that.
+fn reach_all(
+    mut look: impl FnMut() -> Result<Vec<Pid>>,
+    mut signal: impl FnMut(&[Pid]) -> Result<()>,
+) -> Result<bool> {
+    let mut known = Vec::new();
+    for _ in 0..SIGNAL_ROUNDS {
+        let fresh: Vec<Pid> = look()?.into_iter().filter(|pid| !known.contains(pid)).collect();
+        if fresh.is_empty() {
+            return Ok(true);
+        }
+        signal(&fresh)?;
+        known.extend(fresh);
+    }
+    Ok(false)
+}
+
 fn collect_pids(folder: &Path, pids: &mut Vec<Pid>) -> Result<()> {
     let file = folder.join("cgroup.procs");
     for line in read_optional(&file)?.unwrap_or_default().lines() {
@@ -147,7 +151,40 @@ fn collect_pids(folder: &Path, pids: &mut Vec<Pid>) -> Result<()> {
         pids.push(Pid::from_raw(pid));
     }
     for child in children(folder)? {
-        collect_pids(&child, pids)?;
+        match collect_pids(&child, pids) {
+            // A threaded cgroup of version 2 has threads of processes that are listed
+            // in the domain above it.
+            Err(CgroupError::File { source, .. })
+                if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            collected => collected?,
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at a cgroup whose last process forks at every look, `forks` times.
+    fn reach(forks: i32) -> (bool, usize) {
+        let (mut last, mut signalled) = (1, Vec::new());
+        let look = || {
+            last = (last + 1).min(2 + forks);
+            Ok((2..=last).map(Pid::from_raw).collect())
+        };
+        let signal = |fresh: &[Pid]| {
+            signalled.extend_from_slice(fresh);
+            Ok(())
+        };
+        let reached = reach_all(look, signal).unwrap();
+        (reached, signalled.len())
+    }
+
+    #[test]
+    fn each_process_is_signalled_once_and_a_fork_at_every_look_is_told() {
+        assert_eq!(reach(0), (true, 1));
+        assert_eq!(reach(10), (true, 11));
+        assert_eq!(reach(i32::MAX - 2), (false, SIGNAL_ROUNDS as usize));
+    }
 }

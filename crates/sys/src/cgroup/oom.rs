@@ -4,8 +4,9 @@
 //! version 1   an eventfd that memory.oom_control writes to. It also does when the
 //!             cgroup is removed and when a cgroup above is out of memory, and it does
 //!             so before the kernel has chosen whom to kill
-//! version 2   an inotify watch on memory.events, which changes after the kill, and on
-//!             other events as well
+//! version 2   memory.events itself, which polls urgent from a change to the next time
+//!             that it is read from its start: after the kill, and on other events too.
+//!             (inotify would tell as well, but a user may have only 128 of it)
 //! ```
 //!
 //! So the event only says that it is worth to look; what counts is the counter. On
@@ -23,7 +24,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
@@ -53,19 +53,17 @@ pub struct OomWatch {
 #[derive(Debug)]
 enum Bell {
     /// `all` has the other two, `timer` once it is needed.
-    V1 {
-        all: Epoll,
-        event: EventFd,
-        timer: Option<TimerFd>,
-        looks: u32,
-    },
-    V2(Inotify),
+    V1 { all: Epoll, event: EventFd, timer: Option<TimerFd>, looks: u32 },
+    /// Has the counter's file, until the cgroup is gone.
+    V2(Epoll),
 }
 
 /// Where kills are counted.
 #[derive(Debug)]
 struct Counter {
     file: File,
+    /// The number's name in the file.
+    key: &'static str,
     /// Version 1 counts a kill where the process lived, which may be below: the
     /// folder whose children are asked too.
     above: Option<PathBuf>,
@@ -86,15 +84,26 @@ impl OomWatch {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", &path, error)),
         };
+        let key = "oom_kill";
+        if is_v2 {
+            let watch = Self::of_file(Counter { file, key, above: None });
+            return watch.map(Some).map_err(|error| failed("watch", &path, error));
+        }
         // Before the first count, or a kill between the two would never ring.
-        let bell = match is_v2 {
-            true => Bell::v2(&path).map_err(|error| failed("watch", &path, error.into()))?,
-            false => Bell::v1(folder, &file, &path)?,
-        };
-        let above = (!is_v2).then(|| folder.path.clone());
-        let counter = Counter { file, above };
+        let bell = Bell::v1(folder, &file, &path)?;
+        let counter = Counter { file, key, above: Some(folder.path.clone()) };
         let seen = counter.read().map_err(|error| failed("read", &path, error))?;
-        Ok(Some(Self { bell, counter, seen }))
+        Ok(Some(Self { bell, counter, seen: seen.unwrap_or_default() }))
+    }
+
+    /// Watches a file of version 2 that rings by itself.
+    fn of_file(counter: Counter) -> io::Result<Self> {
+        let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Before the first count, as on version 1. Such a file is readable at any time, so
+        // that is not what is asked.
+        all.add(&counter.file, EpollEvent::new(EpollFlags::EPOLLPRI, 0))?;
+        let seen = counter.read()?.unwrap_or_default();
+        Ok(Self { bell: Bell::V2(all), counter, seen })
     }
 
     /// Returns how many processes were killed since the last call; 0 when what made
@@ -105,7 +114,10 @@ impl OomWatch {
     pub fn taken(&mut self) -> io::Result<u64> {
         // Emptied before the count, so that what comes in between rings again.
         let rang = self.bell.silence()?;
-        let now = self.counter.read()?;
+        let Some(now) = self.counter.read()? else {
+            self.bell.silence_for_good(&self.counter.file)?;
+            return Ok(0);
+        };
         let new = now.saturating_sub(self.seen);
         self.seen = now;
         self.bell.look_again(rang, new)?;
@@ -116,19 +128,12 @@ impl OomWatch {
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.bell {
-            Bell::V1 { all, .. } => all.0.as_fd(),
-            Bell::V2(inotify) => inotify.as_fd(),
+            Bell::V1 { all, .. } | Bell::V2(all) => all.0.as_fd(),
         }
     }
 }
 
 impl Bell {
-    fn v2(path: &Path) -> nix::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
-        Ok(Self::V2(inotify))
-    }
-
     fn v1(folder: &Folder, oom_control: &File, path: &Path) -> Result<Self> {
         let refused = |errno: Errno| failed("watch", path, errno.into());
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -154,13 +159,17 @@ impl Bell {
                     Err(errno) => Err(errno),
                 }
             }
-            Self::V2(inotify) => loop {
-                match inotify.read_events() {
-                    Ok(_) => {}
-                    Err(Errno::EAGAIN) => return Ok(false),
-                    Err(errno) => return Err(errno),
-                }
-            },
+            // To count is to silence it.
+            Self::V2(_) => Ok(false),
+        }
+    }
+
+    /// A file of version 2 whose cgroup is gone is urgent for ever, and cannot be read.
+    fn silence_for_good(&self, file: &File) -> nix::Result<()> {
+        let Self::V2(all) = self else { return Ok(()) };
+        match all.delete(file) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -194,22 +203,23 @@ impl Bell {
 }
 
 impl Counter {
-    fn read(&self) -> io::Result<u64> {
-        let own = match count_in(&self.file) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(0),
+    /// Returns the number; `None` once the cgroup is gone.
+    fn read(&self) -> io::Result<Option<u64>> {
+        let own = match count_in(&self.file, self.key) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             other => other?,
         };
-        let below = self.above.as_deref().map_or(Ok(0), count_below)?;
-        Ok(own + below)
+        let below = self.above.as_deref().map_or(Ok(0), |above| count_below(above, self.key))?;
+        Ok(Some(own + below))
     }
 }
 
-fn count_below(folder: &Path) -> io::Result<u64> {
+fn count_below(folder: &Path, key: &str) -> io::Result<u64> {
     let mut count = 0;
     for child in children(folder)? {
-        count += match File::open(child.join("memory.oom_control")).and_then(|file| count_in(&file))
-        {
-            Ok(own) => own + count_below(&child)?,
+        let file = File::open(child.join("memory.oom_control"));
+        count += match file.and_then(|file| count_in(&file, key)) {
+            Ok(own) => own + count_below(&child, key)?,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(libc::ENODEV) =>
@@ -222,13 +232,16 @@ fn count_below(folder: &Path) -> io::Result<u64> {
     Ok(count)
 }
 
-fn count_in(file: &File) -> io::Result<u64> {
+fn count_in(file: &File, key: &str) -> io::Result<u64> {
     let mut text = [0; 512];
     let length = file.read_at(&mut text, 0)?;
     let text = String::from_utf8_lossy(&text[..length]);
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    let count = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| {
-        let sentence = format!("its counters read {text:?}, without a number of oom_kill");
+        let sentence = format!("its counters read {text:?}, without a number of {key}");
         io::Error::new(io::ErrorKind::InvalidData, sentence)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use super::Cgroup;
 use super::error::{CgroupError, Result};
-use super::files::{keyed, read, read_number, read_optional, unreadable};
+use super::files::{read, read_number, read_optional, unreadable};
 use super::folder::Folder;
 
 mod keyed;
@@ -133,19 +133,6 @@ impl Cgroup {
             true => Ok(v2::Counters::of(self)?.into()),
             false => Ok(v1::Counters::of(self)?.into()),
         }
-    }
-
-    /// Returns how many processes of the cgroup the kernel has killed for want
-    /// of memory; 0 when the cgroup is gone or memory is not counted.
-    ///
-    /// # Errors
-    /// A file that is there but cannot be read.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let Some(folder) = self.counted("memory") else { return Ok(0) };
-        let file = if folder.hierarchy.is_v2() { "memory.events" } else { "memory.oom_control" };
-        let path = folder.path.join(file);
-        let text = read_optional(&path)?.unwrap_or_default();
-        Ok(keyed(&path, &text, "oom_kill")?.unwrap_or_default())
     }
 
     /// Reads from the folder of a controller. `None` without the controller, and when

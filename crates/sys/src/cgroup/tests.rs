@@ -10,36 +10,59 @@ use oci_spec::runtime::{
     LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
 };
 
-use super::files::read;
+use super::files::{read, write};
 use super::*;
 use crate::pidfd::ExitStatus;
 use crate::process::{Fork, SingleThreaded, exit_now};
 
 mod freezing;
 mod killing;
+mod members;
 mod updating;
 
 /// A cgroup that is removed at the end, and a process that may live in it.
-struct Lab {
-    cgroup: Cgroup,
+pub(super) struct Lab {
+    pub(super) cgroup: Cgroup,
     hierarchies: Hierarchies,
 }
 
 impl Lab {
     fn new(name: &str) -> Option<Self> {
+        Self::on(Hierarchies::discover().unwrap(), name)
+    }
+
+    /// On version 2 alone, even where it only stands beside version 1: there it has no
+    /// controllers, but processes, a freezer and events.
+    pub(super) fn unified(name: &str) -> Option<Self> {
+        let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+            .into_iter()
+            .find(|mount| fs::exists(format!("{mount}/cgroup.procs")).unwrap());
+        let Some(mount) = mount else {
+            eprintln!("SKIPPED: needs cgroups of version 2");
+            return None;
+        };
+        Self::on(Hierarchies::unified_at(mount.into()), name)
+    }
+
+    fn on(hierarchies: Hierarchies, name: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: needs root to make cgroups");
             return None;
         }
-        let hierarchies = Hierarchies::discover().unwrap();
         let path = format!("/sys-cgroup-test-{name}-{}", std::process::id());
         let cgroup = Cgroup::at(&hierarchies, &Location::parse(Some(&path), "").unwrap());
         Some(Self { cgroup, hierarchies })
     }
 
-    fn sleeper(&self) -> Child {
+    fn put(&self, child: &Child) {
+        for folder in &self.cgroup.folders {
+            write(&folder.path.join("cgroup.procs"), &child.id().to_string()).unwrap();
+        }
+    }
+
+    pub(super) fn sleeper(&self) -> Child {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
-        self.cgroup.join(Pid::from_raw(child.id().cast_signed())).unwrap();
+        self.put(&child);
         child
     }
 
@@ -49,7 +72,7 @@ impl Lab {
         shell.args(["-c", &format!("read go; {script}")]);
         shell.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
         let mut child = shell.spawn().unwrap();
-        self.cgroup.join(Pid::from_raw(child.id().cast_signed())).unwrap();
+        self.put(&child);
         drop(child.stdin.take());
         child
     }

@@ -26,6 +26,13 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Whether the kernel gave up: under emulated processors one that changes its own code while another
+    /// runs it does so now and then.
+    pub(super) fn kernel_panicked(&self) -> bool {
+        let bytes = fs::read(&self.console).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).contains("Kernel panic")
+    }
+
     /// The last lines of the console.
     pub(super) fn console_tail(&self) -> String {
         let bytes = fs::read(&self.console).unwrap_or_default();
@@ -71,7 +78,7 @@ fn qemu(root: &Root, payload: &Path, results: &Path, console: &Path) -> Invocati
         .args(["-smp", "2", "-m", "4096", "-nodefaults", "-no-reboot", "-display", "none"])
         .arg("-kernel")
         .arg(&root.kernel)
-        .args(["-append", "root=/dev/nvme0n1 rw console=ttyS0 quiet"])
+        .args(["-append", "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1"])
         // The only NVMe disk, so that its name is sure; the others are found by their serial.
         .args(["-drive", &drive("root", &root.image, ",snapshot=on")])
         .args(["-device", "nvme,drive=root,serial=root"])

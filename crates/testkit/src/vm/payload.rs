@@ -37,7 +37,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
 "#;
 
 /// Fills and returns the payload disk.
-pub(super) fn disk(scope: Scope) -> Result<PathBuf> {
+pub(super) fn disk(scope: &Scope) -> Result<PathBuf> {
     let tree = folder()?.join("payload");
     remove(&tree)?;
     for child in ["bin", "images", "tests"] {
@@ -64,13 +64,13 @@ pub(super) fn disk(scope: Scope) -> Result<PathBuf> {
             .with_context(|| format!("cargo built no test program of {package}"))?;
         copy(&program, &tree.join("tests").join(package))?;
     }
-    if scope == Scope::Suite {
-        add_suite(&tree)?;
+    if let Scope::Suite(only) = scope {
+        add_suite(&tree, only)?;
     }
     fs::write(tree.join("check.sh"), CHECK).context("writing the script")?;
     fs::write(tree.join("containerd.toml"), CONTAINERD_CONFIG).context("writing the config")?;
     let disk = folder()?.join("payload.img");
-    let room = if scope == Scope::Suite { ROOM } else { 32 };
+    let room = if *scope == Scope::Smoke { 32 } else { ROOM };
     disk_of(&tree, &disk, &format!("{}M", room + mebibytes(&tree)?))?;
     remove(&tree)?;
     Ok(disk)
@@ -86,13 +86,15 @@ fn images() -> Result<Vec<Archive>> {
 }
 
 /// Adds the end-to-end tests, and what they find in the repository's folders: in the machine these have the same paths.
-fn add_suite(tree: &Path) -> Result<()> {
+fn add_suite(tree: &Path, only: &[String]) -> Result<()> {
     for folder in ["suite", "repository/target/testkit"] {
         let path = tree.join(folder);
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
     }
     for (name, program) in tests_of("end-to-end", &["--tests"])? {
-        copy(&program, &tree.join("suite").join(name))?;
+        if only.is_empty() || only.contains(&name) {
+            copy(&program, &tree.join("suite").join(name))?;
+        }
     }
     crate::fetch()?;
     clients::crictl()?;

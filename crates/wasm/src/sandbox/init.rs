@@ -5,7 +5,7 @@ use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use sys::cgroup::Cgroup;
@@ -48,6 +48,15 @@ pub(super) enum Place<'a> {
     Standing(&'a PidFd),
 }
 
+/// A process that is in its sandbox with nothing of the host's left to it but
+/// its power.
+pub(super) struct Entered {
+    /// The spec's own.
+    filter: Option<Filter>,
+    /// What it has attached; none where the init has.
+    attached: Option<Vec<Preopen>>,
+}
+
 /// Builds the sandbox, reports, waits for the start and runs the guest.
 /// Returns the exit code of this process.
 pub(super) fn run(
@@ -56,8 +65,45 @@ pub(super) fn run(
     link: Seqpacket,
     guest: impl FnOnce(&[Preopen]) -> i32,
 ) -> i32 {
+    let kept = [link.as_fd().as_raw_fd()];
+    let enter = || enter_unguarded(parts, stdio, &kept);
+    run_guarded(parts, link, guest, enter)
+}
+
+/// As [`run`], for a process whose maker has entered the sandbox.
+pub(super) fn run_entered(
+    parts: Parts<'_>,
+    entered: Entered,
+    link: Seqpacket,
+    guest: impl FnOnce(&[Preopen]) -> i32,
+) -> i32 {
+    // First of all: the maker's link to the keeper and the cgroup's door.
+    let kept = [parts.keep, &[link.as_fd().as_raw_fd()]].concat();
+    let enter = || {
+        stdio::close_all_except(&kept).context("cannot close the descriptors of the maker")?;
+        Ok(entered)
+    };
+    run_guarded(parts, link, guest, enter)
+}
+
+/// Takes this process to the sandbox, for it to clone a process there. Besides
+/// what the guest keeps, the descriptors in `kept` stay open.
+///
+/// # Errors
+/// [`LaunchError::Gone`] when the init has ended, and whatever else is in the way.
+pub(super) fn enter(parts: Parts<'_>, stdio: [OwnedFd; 3], kept: &[RawFd]) -> Result<Entered> {
+    catch_unwind(AssertUnwindSafe(|| enter_unguarded(parts, stdio, kept)))
+        .unwrap_or_else(|panic| Err(anyhow!("internal error: {}", text_of(panic.as_ref()))))
+}
+
+fn run_guarded(
+    parts: Parts<'_>,
+    link: Seqpacket,
+    guest: impl FnOnce(&[Preopen]) -> i32,
+    enter: impl FnOnce() -> Result<Entered>,
+) -> i32 {
     // A panic must not unwind into the copy of the keeper's loop below us.
-    catch_unwind(AssertUnwindSafe(|| run_guarded(parts, stdio, link, guest))).unwrap_or_else(
+    catch_unwind(AssertUnwindSafe(|| run_unguarded(parts, link, guest, enter))).unwrap_or_else(
         |panic| {
             complain(&format!("internal error: {}", text_of(panic.as_ref())));
             PANICKED
@@ -65,13 +111,14 @@ pub(super) fn run(
     )
 }
 
-fn run_guarded(
+fn run_unguarded(
     parts: Parts<'_>,
-    stdio: [OwnedFd; 3],
     link: Seqpacket,
     guest: impl FnOnce(&[Preopen]) -> i32,
+    enter: impl FnOnce() -> Result<Entered>,
 ) -> i32 {
-    let preopens = match build(parts, stdio, &link) {
+    parts.gauge.cloned();
+    let preopens = match enter().and_then(|entered| finish(parts, entered)) {
         Ok(preopens) => preopens,
         Err(error) => {
             // With the keeper gone there is nobody to tell.
@@ -99,41 +146,49 @@ fn started(link: &Seqpacket) -> bool {
         && matches!(link.recv(), Ok(Some(message)) if message.body == START)
 }
 
-fn build(parts: Parts<'_>, stdio: [OwnedFd; 3], link: &Seqpacket) -> Result<Vec<Preopen>> {
+fn enter_unguarded(parts: Parts<'_>, stdio: [OwnedFd; 3], kept: &[RawFd]) -> Result<Entered> {
     let plan = parts.plan;
-    parts.gauge.cloned();
     // From the first moment: others in the PID namespace, a stranger's programs perhaps, could
     // trace this process while it still holds the keeper's descriptors and all its power.
     privileges::set_dumpable(false).context("cannot become undumpable")?;
     signal::reset_for_child().context("cannot reset signals")?;
     signal::exit_on_termination_signals().context("cannot install signal handlers")?;
-    let own_filter = own_filter(plan)?;
+    let filter = own_filter(plan)?;
     leave_the_host(parts)?;
-    let preopens = match parts.place {
+    let attached = match parts.place {
         Place::New => {
             enter_namespaces(plan)?;
             let preopens = enter_root(plan, parts.kit.template)?;
             name_the_host(plan)?;
-            preopens
+            Some(preopens)
         }
-        Place::Standing(init) => enter_sandbox_of(init, plan)?,
+        Place::Standing(init) => {
+            enter_sandbox_of(init, plan)?;
+            None
+        }
     };
     // The logger writes to a descriptor of the keeper. That is about to be closed, and its number may
     // come back as a file of the guest's: from here on an error goes over the link or nowhere.
     log::set_max_level(log::LevelFilter::Off);
     stdio::install(stdio).context("cannot install stdin, stdout and stderr")?;
+    stdio::close_all_except(&[parts.keep, kept].concat())
+        .context("cannot close the descriptors of the keeper")?;
+    Ok(Entered { filter, attached })
+}
+
+fn finish(parts: Parts<'_>, Entered { filter, attached }: Entered) -> Result<Vec<Preopen>> {
+    let plan = parts.plan;
+    let preopens = attached.unwrap_or_else(|| root::attached(&plan.grants));
     if plan.terminal {
         terminal::make_controlling(std::io::stdin().as_fd())
             .context("cannot make the terminal the guest's own")?;
     }
-    stdio::close_all_except(&[parts.keep, &[link.as_fd().as_raw_fd()]].concat())
-        .context("cannot close the descriptors of the keeper")?;
     parts.kit.title.show(&plan.args, &plan.env).context("cannot show the guest's arguments")?;
     drop_privileges(plan)?;
     confine_to(&preopens)?;
     // Last, for it may forbid any of the steps above. It has to let a message
     // out and in (sendmsg, recvmsg) and the engine's filter be added (seccomp).
-    if let Some(filter) = own_filter {
+    if let Some(filter) = filter {
         filter.install().context("cannot install linux.seccomp")?;
     }
     Ok(preopens)
@@ -185,19 +240,15 @@ fn enter_namespaces(plan: &SandboxPlan) -> Result<()> {
 }
 
 /// Joins the namespaces of the container's init, the mounts among them: from
-/// then on its root is this process's, with the grants attached in it.
-fn enter_sandbox_of(init: &PidFd, plan: &SandboxPlan) -> Result<Vec<Preopen>> {
-    let kinds = plan.namespaces.iter().map(|(kind, _)| *kind);
-    // The PID namespace was entered by the clone.
-    let flags = kinds.filter(|kind| *kind != Kind::Pid).map(Kind::flag);
+/// then on its root is this process's, with the grants attached in it. Of a PID
+/// namespace it is the children's.
+fn enter_sandbox_of(init: &PidFd, plan: &SandboxPlan) -> Result<()> {
+    let flags = plan.namespaces.iter().map(|(kind, _)| kind.flag());
     let flags = flags.fold(Kind::Mount.flag(), |all, flag| all | flag);
     match sys::namespace::enter_all_of(init, flags) {
         // The handle is of a process that has given its namespaces back.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(LaunchError::Gone.into()),
-        entered => {
-            entered.context("cannot join the namespaces of the container's init")?;
-            Ok(root::attached(&plan.grants))
-        }
+        entered => entered.context("cannot join the namespaces of the container's init"),
     }
 }
 

@@ -29,6 +29,9 @@ pub enum PlanError {
         /// Why.
         reason: &'static str,
     },
+    /// The current directory of a further process.
+    #[error("process.cwd must be an absolute path, not {}", .0.display())]
+    RelativeCwd(PathBuf),
     /// The `cgroupsPath` names no place.
     #[error("linux.cgroupsPath cannot be used")]
     Cgroup(#[from] InvalidLocation),
@@ -80,6 +83,11 @@ impl SandboxPlan {
     /// What the process asks for and cannot be honoured.
     pub fn for_process(&self, process: &Process) -> Result<Self, PlanError> {
         refuse_unsupported_of(process)?;
+        // As Linux does. No guest has a current directory, so an absolute one changes nothing.
+        let cwd = process.cwd();
+        if cwd.is_relative() && !cwd.as_os_str().is_empty() {
+            return Err(PlanError::RelativeCwd(cwd.clone()));
+        }
         let rlimits = process.rlimits().clone().filter(|list| !list.is_empty());
         Ok(Self {
             user: user(process),
@@ -246,6 +254,12 @@ mod tests {
             "user": { "uid": 1, "gid": 2 }, "cwd": "/", "ioPriority": { "class": "IOPRIO_CLASS_BE" },
         }));
         assert!(init.for_process(&odd).unwrap_err().to_string().contains("process.ioPriority"));
+        let at = |cwd: &str| {
+            let user = serde_json::json!({ "uid": 1, "gid": 2 });
+            init.for_process(&process(serde_json::json!({ "user": user, "cwd": cwd })))
+        };
+        assert_eq!(at("tmp/x").unwrap_err(), PlanError::RelativeCwd("tmp/x".into()));
+        assert!(at("").is_ok() && at("/tmp").is_ok());
     }
 
     #[test]

@@ -86,6 +86,19 @@ fn a_stopped_process_is_frozen_too() {
 }
 
 #[test]
+fn without_a_freezer_nothing_is_frozen_and_freezing_is_refused() {
+    let Some(mut lab) = Lab::new("freezer-none") else { return };
+    lab.cgroup.create(&LinuxResources::default()).unwrap();
+    assert!(!lab.cgroup.is_frozen().unwrap());
+    let folders = lab.cgroup.folders.clone();
+    lab.cgroup.folders.retain(|folder| !folder.hierarchy.holds("freezer"));
+    assert!(!lab.cgroup.is_frozen().unwrap());
+    let refused = lab.cgroup.freeze();
+    lab.cgroup.folders = folders;
+    assert!(matches!(refused, Err(CgroupError::NoController(_))), "{refused:?}");
+}
+
+#[test]
 fn what_is_not_there_is_thawed_and_not_frozen() {
     let Some(lab) = Lab::new("freeze-none") else { return };
     lab.cgroup.thaw().unwrap();

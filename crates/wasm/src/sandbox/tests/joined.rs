@@ -351,3 +351,145 @@ fn a_joined_process_leaves_nothing_open_and_is_quick() {
         lab.tidy(&joined);
     });
 }
+
+/// A neighbour in the PID namespace of a sandbox, as powerful as can be, with
+/// `/proc` in a mount namespace of its own. It calls `look` with the folder and
+/// the id of each process there but itself and process 1, until it is killed.
+fn neighbour(lab: &Lab, init: &Running, mut look: impl FnMut(&Path, i32)) -> Launched {
+    let proc = lab.path("proc");
+    fs::create_dir(&proc).unwrap();
+    let namespace = PathBuf::from(format!("/proc/{}/ns/pid", init.pid));
+    let way = Way { flags: CloneFlags::empty(), door: None };
+    let body = |link: Seqpacket| {
+        copy_the_hosts_mounts();
+        let plain = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("proc"), proc.as_str(), Some("proc"), plain, None::<&str>).unwrap();
+        link.send(READY, &[]).unwrap();
+        let mut newest = getpid().as_raw();
+        let mut living = Vec::new();
+        loop {
+            // A listing of the folder would take longer than what it is to find.
+            // One that this process slept through must not be waited for.
+            let is_there = |pid: &i32| Path::new(&proc).join(pid.to_string()).exists();
+            if let Some(pid) = (newest + 1..newest + 30).find(is_there) {
+                newest = pid;
+                living.push(pid);
+            }
+            living.retain(|pid| {
+                let folder = Path::new(&proc).join(pid.to_string());
+                look(&folder, *pid);
+                folder.exists()
+            });
+        }
+    };
+    let launched = clone_into(&namespace, &lab.single, way, body).unwrap();
+    assert_eq!(launched.link.recv().unwrap().unwrap().body, READY);
+    launched
+}
+
+#[test]
+fn a_neighbour_never_finds_the_host_through_a_process_that_joins() {
+    alone("unseen", |lab| {
+        const ROUNDS: usize = 20;
+        fs::write(lab.path("of-the-host"), "secret").unwrap();
+        let secret = lab.path("of-the-host");
+        assert!(Path::new(&format!("/proc/self/root{secret}")).exists());
+        let (mut init, joined) = lab.stand(lab.spec());
+        init.hear();
+        let (seen, found) = (lab.path("seen"), lab.path("found"));
+        let mut last = 0;
+        let watcher = neighbour(&lab, &init, |folder, pid| {
+            if last != pid {
+                last = pid;
+                let old = fs::read_to_string(&seen).unwrap_or_default();
+                fs::write(&seen, format!("{old}{pid}\n")).unwrap();
+            }
+            let mut complaints = String::new();
+            if folder.join("root").join(&secret[1..]).exists() {
+                complaints += &format!("{pid} has the host's root\n");
+            }
+            for entry in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
+                let target = fs::read_link(entry.path()).unwrap_or_default();
+                // The grants are opened for Landlock.
+                if target.is_absolute() && !target.starts_with("/g") {
+                    complaints += &format!("{pid} has {}\n", target.display());
+                }
+            }
+            if !complaints.is_empty() {
+                fs::write(&found, complaints).unwrap();
+            }
+        });
+        for _ in 0..ROUNDS {
+            let guest = |_: &[Preopen]| {
+                std::thread::sleep(Duration::from_millis(20));
+                0
+            };
+            assert_eq!(lab.join(&joined, guest).unwrap().end(), ExitStatus::Exited(0));
+        }
+        watcher.pidfd.send_signal(libc::SIGKILL).unwrap();
+        watcher.pidfd.wait().unwrap();
+        assert_eq!(fs::read_to_string(&found).unwrap_or_default(), "");
+        assert!(fs::read_to_string(&seen).unwrap().lines().count() > ROUNDS / 2);
+        assert_eq!(init.end(), ExitStatus::Exited(5));
+        lab.tidy(&joined);
+    });
+}
+
+#[test]
+fn a_process_that_a_neighbour_stops_holds_nobody_up_and_ends_with_the_cgroup() {
+    alone("stopped", |lab| {
+        let (mut init, joined) = lab.stand(lab.spec());
+        init.hear();
+        let watcher = neighbour(&lab, &init, |_, pid| {
+            let _ended = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::SIGSTOP);
+        });
+        let stopped: Vec<_> = (0..10)
+            .map(|_| {
+                let (stdio, input, output) = streams();
+                let begun = std::time::Instant::now();
+                let guest = |_: &[Preopen]| 0;
+                let made = join(lab.kit(), &joined, stdio, &[], &lab.recorder, guest).unwrap();
+                assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+                assert!(lab.cgroup(&joined.plan).pids().unwrap().contains(&made.pid));
+                (made, input, output)
+            })
+            .collect();
+        lab.cgroup(&joined.plan).signal_all(libc::SIGKILL).unwrap();
+        for (made, ..) in stopped {
+            assert_eq!(made.pidfd.wait().unwrap(), ExitStatus::Signalled(libc::SIGKILL));
+        }
+        watcher.pidfd.wait().unwrap();
+        assert_eq!(init.end(), ExitStatus::Signalled(libc::SIGKILL));
+        lab.tidy(&joined);
+    });
+}
+
+#[test]
+fn a_harmless_door_opens_a_cgroup_of_version_2() {
+    alone("door", |lab| {
+        copy_the_hosts_mounts();
+        let mounted = lab.path("cgroup2");
+        fs::create_dir(&mounted).unwrap();
+        let plain = nix::mount::MsFlags::empty();
+        let kind = Some("cgroup2");
+        if let Err(error) = nix::mount::mount(kind, mounted.as_str(), kind, plain, None::<&str>) {
+            eprintln!("SKIPPED: no cgroups of version 2 here: {error}");
+            return;
+        }
+        let folder = Path::new(&mounted).join(&lab.id);
+        fs::create_dir(&folder).unwrap();
+        let opened = fs::File::open(&folder).unwrap();
+        let door = join::harmless(opened.as_fd()).unwrap();
+        let above = sys::path::path_of(door.as_fd()).unwrap();
+        assert_eq!(above, Path::new("/"), "it has nothing above it");
+        match lab.single.fork_into(CloneFlags::empty(), Some(door.as_fd())).unwrap() {
+            Fork::Child => {
+                let places = fs::read_to_string("/proc/self/cgroup").unwrap();
+                exit_now(i32::from(!places.contains(&format!("0::/{}\n", lab.id))))
+            }
+            Fork::Parent { pidfd, .. } => assert_eq!(pidfd.wait().unwrap(), ExitStatus::Exited(0)),
+        }
+        drop((door, opened));
+        fs::remove_dir(&folder).unwrap();
+    });
+}
