@@ -446,7 +446,8 @@ fn a_bundle_that_turned_read_only_is_an_error_and_delete_still_works() {
             Ok(_) => shim.wait(),
             refused => {
                 assert_denied(refused, "a read-only bundle", &["Read-only file system"]);
-                Ok(137)
+                // What never ran has no end of its own, as with runc's shim.
+                Ok(0)
             }
         };
         // Deleting may not need to write what it cannot.
@@ -548,14 +549,12 @@ fn what_is_no_process_is_not_executed_and_the_container_lives() {
             let denied = shim.init().exec(id, &good).map(drop).expect_err("registered");
             assert_eq!(denied.code, Code::INVALID_ARGUMENT, "{id:?}: {denied:?}");
         }
-        for (user, words) in [(json!({"uid": 4_294_967_295_u32, "gid": 0}), "4294967295")] {
-            let mut bad = good.clone();
-            bad["user"] = user;
-            let executed = shim.init().exec("user", &bad).expect("registered");
-            let denied = executed.start().expect_err("not started");
-            assert!(denied.message.contains(words), "{denied:?}");
-            executed.delete().expect("deleted");
-        }
+        let mut nobody = good.clone();
+        nobody["user"] = json!({"uid": 4_294_967_295_u32, "gid": 0});
+        let executed = shim.init().exec("user", &nobody).expect("registered");
+        let denied = executed.start().expect_err("not started");
+        assert!(denied.message.contains("4294967295"), "{denied:?}");
+        executed.delete().expect("deleted");
         executes(&shim, "good", &good);
         shim.kill(9).expect("killed");
         assert_eq!(shim.wait(), Ok(137));

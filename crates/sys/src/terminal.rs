@@ -245,7 +245,7 @@ mod tests {
                 after(move |mut master| {
                     master.write_all(key).expect("type");
                     // The terminal must outlive the signal, or SIGHUP could come first.
-                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    std::thread::sleep(std::time::Duration::from_millis(300));
                 })
             };
             assert_eq!(typed(b"\x03"), ExitStatus::Signalled(libc::SIGINT), "Ctrl-C");

