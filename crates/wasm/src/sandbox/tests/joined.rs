@@ -410,8 +410,11 @@ fn a_neighbour_never_finds_the_host_through_a_process_that_joins() {
             }
             for entry in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
                 let target = fs::read_link(entry.path()).unwrap_or_default();
-                // The grants are opened for Landlock.
-                if target.is_absolute() && !target.starts_with("/g") {
+                // The grants are opened for Landlock. On version 2 the cgroup's door is open for a
+                // moment: a tree of its own, with nothing above its root.
+                let leads_out = entry.path().join("../../../..").join(&secret[1..]).exists();
+                let is_door = target == Path::new("/") && !leads_out;
+                if target.is_absolute() && !target.starts_with("/g") && !is_door {
                     complaints += &format!("{pid} has {}\n", target.display());
                 }
             }
