@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,8 +14,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
-use crate::Spawned;
 use crate::message::{Call, CreateWasm, ExecWasm, Failure, LinuxContainer, Reply, Report, Request};
+use crate::{Spawned, watched};
 
 /// A handle on the keeper; clones share one socket.
 #[derive(Debug, Clone)]
@@ -105,7 +105,7 @@ impl Keeper {
     /// # Errors
     /// Returns the error of making the socket asynchronous.
     pub fn connect(Spawned { socket, identity }: Spawned) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        sys::waiting::set_nonblocking(&socket)?;
         let shared = Arc::new(Shared {
             socket: watched(socket)?,
             next: AtomicU64::new(0),
@@ -272,12 +272,6 @@ async fn listen(shared: Arc<Shared>) {
         }
     }
     shared.outlive();
-}
-
-/// Watches a descriptor that its own owner closes, after tokio has let go of it.
-#[expect(deprecated, reason = "its unsafe successor asks for what an owning type gives anyway")]
-fn watched<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::new(owner)
 }
 
 impl Shared {

@@ -24,6 +24,7 @@ pub mod message;
 mod process;
 mod reports;
 mod wasm_side;
+mod watched;
 mod worker;
 
 use std::io;
@@ -34,6 +35,8 @@ use settings::Limits;
 use sys::pidfd::Identity;
 use sys::process::{Fork, SingleThreaded};
 use sys::seqpacket::Seqpacket;
+
+pub use watched::watched;
 
 /// A keeper, as the process that forked it knows it.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub mod wasm;
 
 pub use error::Error;
 pub use handle::{ContainerHandle, ContainerState, ContainerStatus};
-pub use keeper::{Place, Spawned as Keeper, spawn as spawn_keeper};
+pub use keeper::{Place, Spawned as Keeper, spawn as spawn_keeper, watched};
 pub use process::Process;
 pub use spec::{ContainerSpec, DetectionStrategy, RuntimeType, WasmEngine};
 pub use universal::UniversalContainer;

@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::process::Process;
+use crate::watched;
 
 /// How often the kernel has killed in a container for lack of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +73,6 @@ fn open(cgroup: &Location) -> io::Result<Option<(OomWatch, AsyncFd<OwnedFd>)>> {
     };
     let event = watched(watch.as_fd().try_clone_to_owned()?)?;
     Ok(Some((watch, event)))
-}
-
-/// Watches a descriptor that is closed after tokio has let go of it.
-#[expect(
-    deprecated,
-    reason = "its unsafe successor asks for what an owned descriptor gives anyway"
-)]
-fn watched(event: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(event)
 }
 
 /// Calls the count settled when the one who counts is done, however that ends.

@@ -104,7 +104,7 @@ impl Paths {
         let stdin = match stdin {
             Some(reader) => {
                 let context = || format!("cannot open standard input {}", self.stdin);
-                sys::fifo::set_blocking(&reader).map_err(|error| explained(error, context))?;
+                sys::waiting::set_blocking(&reader).map_err(|error| explained(error, context))?;
                 reader
             }
             None => open_null()?,
@@ -236,7 +236,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    sys::fifo::set_blocking(&file)?;
+    sys::waiting::set_blocking(&file)?;
     Ok(file)
 }
 

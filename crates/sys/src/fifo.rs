@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Opens a FIFO for reading without waiting for a writer; reads answer `WouldBlock` when nothing
@@ -44,17 +43,6 @@ pub fn open_pair(path: &Path) -> io::Result<Pair> {
     let reader = open_reader_nonblocking(path)?;
     let writer = open_writer_of(reader.as_fd())?;
     Ok(Pair { reader, writer })
-}
-
-/// Makes reads of a descriptor wait for data, and writes wait for room.
-///
-/// # Errors
-/// What fcntl(2) says.
-pub fn set_blocking(fd: impl AsFd) -> io::Result<()> {
-    let mut flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    flags.remove(OFlag::O_NONBLOCK);
-    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags))?;
-    Ok(())
 }
 
 /// Turns the only thing that keeps a FIFO's content, a reader, into a writer: whoever opens the

@@ -24,6 +24,7 @@ pub mod signal;
 pub mod stdio;
 pub mod terminal;
 pub mod title;
+pub mod waiting;
 
 #[cfg(test)]
 mod forked;

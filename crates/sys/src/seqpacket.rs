@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
@@ -97,18 +97,6 @@ impl Seqpacket {
             Some((&IN_MEMFD, announced)) => read_from_memfd(announced, fds).map(Some),
             Some(_) => Err(invalid("packet of unknown kind")),
         }
-    }
-
-    /// Chooses whether [`Seqpacket::send`] and [`Seqpacket::recv`] wait or answer `WouldBlock`.
-    /// Both ends have their own setting, but copies of one end share it.
-    ///
-    /// # Errors
-    /// What fcntl(2) says.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        let mut flags = OFlag::from_bits_retain(fcntl(&self.0, FcntlArg::F_GETFL)?);
-        flags.set(OFlag::O_NONBLOCK, nonblocking);
-        fcntl(&self.0, FcntlArg::F_SETFL(flags))?;
-        Ok(())
     }
 
     fn send_packet(&self, kind: u8, body: &[u8], fds: &[RawFd]) -> io::Result<()> {
@@ -263,6 +251,7 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::waiting::{set_blocking, set_nonblocking};
     use std::io::{Read, Seek};
 
     fn round_trip(body: &[u8], fds: &[BorrowedFd<'_>]) -> Message {
@@ -342,7 +331,7 @@ mod tests {
     #[test]
     fn a_nonblocking_end_says_so_when_empty_or_full() {
         let (one, other) = Seqpacket::pair().expect("pair");
-        one.set_nonblocking(true).expect("set");
+        set_nonblocking(&one).expect("set");
         assert_eq!(one.recv().expect_err("empty").kind(), io::ErrorKind::WouldBlock);
         let mut sent = 0;
         let full = loop {
@@ -355,7 +344,7 @@ mod tests {
         for _ in 0..sent {
             assert_eq!(other.recv().expect("receive").expect("a message").body.len(), 1000);
         }
-        one.set_nonblocking(false).expect("set");
+        set_blocking(&one).expect("set");
         other.send(b"x", &[]).expect("send");
         assert_eq!(one.recv().expect("receive").expect("a message").body, b"x");
     }

@@ -316,7 +316,7 @@ fn clone_by_helper<Entered>(
     }
     helper.wait()?;
     // A helper that was killed has perhaps said nothing, while its clone holds the link open.
-    ours.set_nonblocking(true)?;
+    sys::waiting::set_nonblocking(&ours)?;
     let said = ours.recv().ok().flatten();
     let mut said = said.ok_or_else(|| Refusal::Helper("the helper ended".to_owned()))?;
     let text = String::from_utf8_lossy(&said.body).into_owned();

@@ -10,8 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespaceType,
-    LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, PosixRlimitBuilder,
-    PosixRlimitType, Process, UserBuilder,
+    LinuxSeccompAction, PosixRlimitBuilder, PosixRlimitType, Process, UserBuilder,
 };
 
 use crate::lab::{Created, Lab};
@@ -186,18 +185,7 @@ fn an_exec_is_under_the_containers_profile() {
     for promise in [None, Some(false), Some(true)] {
         let made = |denied: &[&str]| {
             let mut lab = Lab::new(SLEEP);
-            let rule = LinuxSyscallBuilder::default()
-                .names(denied.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
-                .action(LinuxSeccompAction::ScmpActErrno)
-                .errno_ret(22u32)
-                .build()
-                .unwrap();
-            let profile = LinuxSeccompBuilder::default()
-                .default_action(LinuxSeccompAction::ScmpActAllow)
-                .syscalls(vec![rule])
-                .build()
-                .unwrap();
-            lab.linux().set_seccomp(Some(profile));
+            lab.forbid(denied, LinuxSeccompAction::ScmpActErrno);
             lab.process().set_no_new_privileges(promise);
             let init = lab.up();
             // What the bundle says by now is of no interest.
@@ -614,17 +602,7 @@ fn a_profile_need_not_allow_what_an_exec_does() {
     for promise in [false, true] {
         let mut lab = Lab::new(SLEEP);
         let denied = ["keyctl", "mount", "pivot_root", "ptrace", "setns", "swapon", "unshare"];
-        let rule = LinuxSyscallBuilder::default()
-            .names(denied.map(str::to_owned).to_vec())
-            .action(LinuxSeccompAction::ScmpActKillProcess)
-            .build()
-            .unwrap();
-        let profile = LinuxSeccompBuilder::default()
-            .default_action(LinuxSeccompAction::ScmpActAllow)
-            .syscalls(vec![rule])
-            .build()
-            .unwrap();
-        lab.linux().set_seccomp(Some(profile));
+        lab.forbid(&denied, LinuxSeccompAction::ScmpActKillProcess);
         lab.process().set_no_new_privileges(Some(promise));
         let init = lab.up();
         assert_eq!(run(&lab, "echo in"), "in\n");

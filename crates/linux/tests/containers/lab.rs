@@ -11,8 +11,8 @@ use linux::{CreateRequest, ExecRequest};
 use nix::unistd::{Pid, pipe};
 use oci_spec::runtime::{
     Linux, LinuxBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder,
+    LinuxResourcesBuilder, LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, Mount,
+    MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 use sys::stdio::Stdio;
 
@@ -95,6 +95,21 @@ impl Lab {
         self.linux().set_gid_mappings(Some(map()));
         fs::set_permissions(self.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         chown(self.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    }
+
+    /// Gives the container a seccomp profile that allows all but these calls.
+    pub(crate) fn forbid(&mut self, calls: &[&str], action: LinuxSeccompAction) {
+        let names: Vec<String> = calls.iter().map(|it| (*it).to_owned()).collect();
+        let mut rule = LinuxSyscallBuilder::default().names(names).action(action);
+        if action == LinuxSeccompAction::ScmpActErrno {
+            rule = rule.errno_ret(22u32);
+        }
+        let profile = LinuxSeccompBuilder::default()
+            .default_action(LinuxSeccompAction::ScmpActAllow)
+            .syscalls(vec![rule.build().unwrap()])
+            .build()
+            .unwrap();
+        self.linux().set_seccomp(Some(profile));
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {

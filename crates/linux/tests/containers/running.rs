@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use oci_spec::runtime::{
     Capabilities, Capability, HookBuilder, HooksBuilder, LinuxCapabilitiesBuilder,
-    LinuxMemoryBuilder, LinuxResourcesBuilder, LinuxSeccompAction, LinuxSeccompBuilder,
-    LinuxSyscallBuilder, UserBuilder,
+    LinuxMemoryBuilder, LinuxResourcesBuilder, LinuxSeccompAction, UserBuilder,
 };
 
 use crate::lab::{Lab, bind, read_write_null};
@@ -179,19 +178,7 @@ fn seccomp_denies_with_and_without_no_new_privs() {
     for promise in [None, Some(false), Some(true)] {
         let run = |denied: &[&str]| {
             let mut lab = Lab::new("mkdir /made");
-            let names: Vec<String> = denied.iter().map(|it| (*it).to_owned()).collect();
-            let rule = LinuxSyscallBuilder::default()
-                .names(names)
-                .action(LinuxSeccompAction::ScmpActErrno)
-                .errno_ret(22u32)
-                .build()
-                .unwrap();
-            let profile = LinuxSeccompBuilder::default()
-                .default_action(LinuxSeccompAction::ScmpActAllow)
-                .syscalls(vec![rule])
-                .build()
-                .unwrap();
-            lab.linux().set_seccomp(Some(profile));
+            lab.forbid(denied, LinuxSeccompAction::ScmpActErrno);
             lab.process().set_no_new_privileges(promise);
             lab.run()
         };
@@ -205,17 +192,7 @@ fn seccomp_denies_with_and_without_no_new_privs() {
 fn a_profile_need_not_allow_what_the_runtime_does() {
     let run = |denied: &[&str]| {
         let mut lab = Lab::new("echo ran");
-        let rule = LinuxSyscallBuilder::default()
-            .names(denied.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
-            .action(LinuxSeccompAction::ScmpActKillProcess)
-            .build()
-            .unwrap();
-        let profile = LinuxSeccompBuilder::default()
-            .default_action(LinuxSeccompAction::ScmpActAllow)
-            .syscalls(vec![rule])
-            .build()
-            .unwrap();
-        lab.linux().set_seccomp(Some(profile));
+        lab.forbid(denied, LinuxSeccompAction::ScmpActKillProcess);
         lab.run()
     };
     let runtimes_own =

@@ -20,6 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader};
 use super::line::{Ending, Line};
 use super::{Follow, LogEntry, LogOptions, LogStream, Output};
 use crate::error::Error;
+use crate::watched;
 
 /// A longer line is none of a container's log: writers break them at 16 KiB.
 const LONGEST: usize = 1 << 20;
@@ -324,15 +325,6 @@ impl Growth {
             }
         }
     }
-}
-
-/// Watches a descriptor that is closed after tokio has let go of it.
-#[expect(
-    deprecated,
-    reason = "its unsafe successor asks for what an owned descriptor gives anyway"
-)]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use runtime::watched;
 use sys::terminal::{Size, slave_of};
+use sys::waiting::set_nonblocking;
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
@@ -207,26 +208,11 @@ fn would_block<T>(done: Result<T, Errno>) -> io::Result<Result<T, Errno>> {
     }
 }
 
-/// Watches a descriptor that is closed after tokio has let go of it.
-#[expect(
-    deprecated,
-    reason = "its unsafe successor asks for what an owned descriptor gives anyway"
-)]
-pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
-}
-
-/// Makes reads and writes answer at once.
-pub(super) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
+    use nix::fcntl::OFlag;
     use sys::terminal::{Terminal, open_on_host};
     use tokio::sync::watch::Sender as Teller;
 

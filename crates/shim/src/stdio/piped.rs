@@ -10,11 +10,12 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
+use runtime::watched;
+use sys::waiting::set_nonblocking;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::console::{set_nonblocking, watched};
 use super::sink::{Sink, Writer};
 
 /// A quarter of what a pipe holds.
