@@ -14,6 +14,9 @@ use crate::module::{Linked, Prepared};
 pub(crate) mod component;
 pub(crate) mod core;
 
+/// Before the name of a function, among the arguments of a library.
+const INVOKE: &str = "--invoke";
+
 /// Exports are listed up to this many; a module may have a hundred thousand.
 const EXPORTS_SHOWN: usize = 8;
 
@@ -24,7 +27,8 @@ const TEXT_SHOWN: usize = 96;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// `_start` of a core module, `wasi:cli/run` of a component.
+    /// `_start` of a core module, `wasi:cli/run` of a component. Of a program that has neither, a
+    /// library, the function that its arguments name: `PROGRAM --invoke FUNCTION ARGUMENT...`.
     #[default]
     Command,
     /// One exported function, as `wasmtime run --invoke` does it: the guest's arguments but for the
@@ -34,13 +38,28 @@ pub enum Entry {
     Invoke { function: String },
 }
 
+/// A call of an exported function, as text.
+#[derive(Clone, Copy)]
+struct Invoked<'a> {
+    function: &'a str,
+    arguments: &'a [String],
+}
+
 /// A program cannot be run as asked. It never can: this is the request's or the module's fault.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    #[error("module has no `_start` function without parameters and results; it exports {exports}")]
+    #[error(
+        "module has no `_start` function without parameters and results; it exports {exports}; \
+         to call a function, give the arguments `{INVOKE} FUNCTION ARGUMENT...`"
+    )]
     MissingStart { exports: String },
-    #[error("component is not a command: it does not export wasi:cli/run; it exports {exports}")]
+    #[error(
+        "component is not a command: it does not export wasi:cli/run; it exports {exports}; \
+         to call a function, give the arguments `{INVOKE} FUNCTION ARGUMENT...`"
+    )]
     NotACommand { exports: String },
+    #[error("`{INVOKE}` is not followed by the name of a function; the functions are {functions}")]
+    NoFunctionNamed { functions: String },
     #[error("there is no function `{function}` to call; the functions are {functions}")]
     NoSuchFunction { function: String, functions: String },
     #[error("there are several functions `{function}`; call one of {functions}")]
@@ -69,9 +88,24 @@ impl Prepared {
     }
 }
 
-/// The arguments of the function that a guest is to call.
-fn function_arguments(guest: &Guest) -> &[String] {
-    guest.args.get(1..).unwrap_or_default()
+/// What a library's guest is to call, if its arguments say so. A command's arguments are its own,
+/// whatever they are.
+fn invoked_by_arguments(guest: &Guest) -> Option<Result<Invoked<'_>, Nameless>> {
+    match guest.args.get(1..).unwrap_or_default() {
+        [word, function, arguments @ ..] if word == INVOKE => {
+            Some(Ok(Invoked { function, arguments }))
+        }
+        [word] if word == INVOKE => Some(Err(Nameless)),
+        _ => None,
+    }
+}
+
+/// `--invoke`, and nothing after it.
+struct Nameless;
+
+/// The call of a guest that was executed with a function's name.
+fn invoked<'a>(function: &'a str, guest: &'a Guest) -> Invoked<'a> {
+    Invoked { function, arguments: guest.args.get(1..).unwrap_or_default() }
 }
 
 /// Writes a type or name that is the module's to choose: it may be long, or hold control characters.

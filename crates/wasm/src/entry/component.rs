@@ -6,7 +6,7 @@ use wasmtime::component::{InstancePre, Type, Val};
 use wasmtime::{Store, format_err};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use super::{Entry, EntryError, function_arguments, listed, shown};
+use super::{Entry, EntryError, Invoked, Nameless, invoked, invoked_by_arguments, listed, shown};
 use crate::command::{Guest, Host};
 use crate::engine::Engine;
 use crate::stdio::Output;
@@ -34,18 +34,25 @@ pub(crate) fn plan<'a>(
     engine: &Engine,
     guest: &Guest,
 ) -> Result<Call<'a>, EntryError> {
+    let function_of = |invoked: Invoked<'_>| {
+        let function = find(functions(library, engine), invoked.function)?;
+        let arguments = values(&function, invoked.arguments)?;
+        Ok(Call::Function(function, arguments))
+    };
     match (&guest.entry, command) {
+        (Entry::Invoke { function }, _) => function_of(invoked(function, guest)),
         (Entry::Command, Some(command)) => Ok(Call::Command(command)),
-        (Entry::Command, None) => {
-            let exports = library.component().component_type();
-            let names = exports.exports(engine.wasmtime()).map(|(name, _)| shown(name));
-            Err(EntryError::NotACommand { exports: listed(names) })
-        }
-        (Entry::Invoke { function: wanted }, _) => {
-            let function = find(functions(library, engine), wanted)?;
-            let arguments = arguments(&function, guest)?;
-            Ok(Call::Function(function, arguments))
-        }
+        (Entry::Command, None) => match invoked_by_arguments(guest) {
+            Some(Ok(invoked)) => function_of(invoked),
+            Some(Err(Nameless)) => Err(EntryError::NoFunctionNamed {
+                functions: listed(functions(library, engine).iter().map(Function::signature)),
+            }),
+            None => {
+                let exports = library.component().component_type();
+                let names = exports.exports(engine.wasmtime()).map(|(name, _)| shown(name));
+                Err(EntryError::NotACommand { exports: listed(names) })
+            }
+        },
     }
 }
 
@@ -101,8 +108,7 @@ impl Function {
     }
 }
 
-fn arguments(function: &Function, guest: &Guest) -> Result<Vec<Val>, EntryError> {
-    let given = function_arguments(guest);
+fn values(function: &Function, given: &[String]) -> Result<Vec<Val>, EntryError> {
     let wanted: Vec<Type> = function.kind.params().map(|(_, kind)| kind).collect();
     if let Some(kind) = wanted.iter().cloned().chain(function.kind.results()).find(is_unspeakable) {
         let kind = shown(DisplayType(&kind));

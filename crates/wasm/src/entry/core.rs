@@ -2,16 +2,22 @@
 
 use wasmtime::{ExternType, FuncType, InstancePre, Module, Store, Val, ValType};
 
-use super::{Entry, EntryError, function_arguments, listed, shown};
+use super::{Entry, EntryError, Invoked, Nameless, invoked, invoked_by_arguments, listed, shown};
 use crate::command::{Guest, Host};
 use crate::stdio::Output;
 
 const START: &str = "_start";
 const INITIALIZE: &str = "_initialize";
 
-/// A call that fits the module's types.
-pub(crate) struct Call {
-    function: String,
+/// What fits the module's types.
+pub(crate) enum Call {
+    Start,
+    Function(Function),
+}
+
+/// A call of an exported function.
+pub(crate) struct Function {
+    name: String,
     arguments: Vec<Val>,
     results: usize,
     before: Before,
@@ -28,34 +34,40 @@ enum Before {
 /// Decides what to call.
 pub(crate) fn plan(module: &Module, guest: &Guest) -> Result<Call, EntryError> {
     match &guest.entry {
-        Entry::Command if has_procedure(module, START) => Ok(Call {
-            function: START.to_owned(),
-            arguments: Vec::new(),
-            results: 0,
-            before: Before::Nothing,
-        }),
-        Entry::Command => Err(EntryError::MissingStart {
-            exports: listed(module.exports().map(|export| match export.ty() {
-                ExternType::Func(kind) => signature(export.name(), &kind),
-                _ => shown(export.name()),
-            })),
-        }),
-        Entry::Invoke { function } => {
-            let Some(ExternType::Func(kind)) = module.get_export(function) else {
-                return Err(EntryError::NoSuchFunction {
-                    function: shown(function),
-                    functions: listed(functions(module)),
-                });
-            };
-            let reactor = function != INITIALIZE && has_procedure(module, INITIALIZE);
-            Ok(Call {
-                arguments: arguments(&signature(function, &kind), &kind, guest)?,
-                function: function.clone(),
-                results: kind.results().len(),
-                before: if reactor { Before::Initialize } else { Before::Nothing },
-            })
-        }
+        Entry::Invoke { function } => function_of(module, invoked(function, guest)),
+        Entry::Command if has_procedure(module, START) => Ok(Call::Start),
+        Entry::Command => match invoked_by_arguments(guest) {
+            Some(Ok(invoked)) => function_of(module, invoked),
+            Some(Err(Nameless)) => {
+                Err(EntryError::NoFunctionNamed { functions: listed(functions(module)) })
+            }
+            None => Err(EntryError::MissingStart {
+                exports: listed(module.exports().map(|export| match export.ty() {
+                    ExternType::Func(kind) => signature(export.name(), &kind),
+                    _ => shown(export.name()),
+                })),
+            }),
+        },
     }
+}
+
+fn function_of(
+    module: &Module,
+    Invoked { function, arguments }: Invoked<'_>,
+) -> Result<Call, EntryError> {
+    let Some(ExternType::Func(kind)) = module.get_export(function) else {
+        return Err(EntryError::NoSuchFunction {
+            function: shown(function),
+            functions: listed(functions(module)),
+        });
+    };
+    let reactor = function != INITIALIZE && has_procedure(module, INITIALIZE);
+    Ok(Call::Function(Function {
+        arguments: values(&signature(function, &kind), &kind, arguments)?,
+        name: function.to_owned(),
+        results: kind.results().len(),
+        before: if reactor { Before::Initialize } else { Before::Nothing },
+    }))
 }
 
 /// Says whether the module exports a function of this name without parameters and results.
@@ -83,8 +95,7 @@ fn signature(name: &str, kind: &FuncType) -> String {
     })
 }
 
-fn arguments(signature: &str, kind: &FuncType, guest: &Guest) -> Result<Vec<Val>, EntryError> {
-    let given = function_arguments(guest);
+fn values(signature: &str, kind: &FuncType, given: &[String]) -> Result<Vec<Val>, EntryError> {
     if kind.params().len() != given.len() {
         return Err(EntryError::ArgumentCount {
             function: signature.to_owned(),
@@ -126,20 +137,23 @@ pub(crate) async fn run(
     store: &mut Store<Host>,
     guest: &Guest,
 ) -> wasmtime::Result<()> {
-    let Call { function, arguments, results, before } = plan(linked.module(), guest)?;
+    let call = plan(linked.module(), guest)?;
     let instance = linked.instantiate_async(&mut *store).await?;
     store.data_mut().meter.instantiated();
+    let Function { name, arguments, results, before } = match call {
+        Call::Function(function) => function,
+        Call::Start => {
+            let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
+            return start.call_async(&mut *store, ()).await;
+        }
+    };
     if before == Before::Initialize {
         let initialize = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)?;
         initialize.call_async(&mut *store, ()).await?;
     }
-    if guest.entry == Entry::Command {
-        let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
-        return start.call_async(&mut *store, ()).await;
-    }
     let called = instance
-        .get_func(&mut *store, &function)
-        .ok_or_else(|| wasmtime::format_err!("`{function}` is gone"))?;
+        .get_func(&mut *store, &name)
+        .ok_or_else(|| wasmtime::format_err!("`{name}` is gone"))?;
     let mut values = vec![Val::I32(0); results];
     called.call_async(&mut *store, &arguments, &mut values).await?;
     for value in &values {

@@ -73,6 +73,28 @@ fn a_function_gets_its_arguments_and_its_results_are_printed() {
 }
 
 #[test]
+fn a_librarys_arguments_name_the_function() {
+    let with = |wat: &str, words: &[&str]| {
+        let mut lab = Lab::with(wat);
+        lab.job.guest.args = words.iter().map(|&word| word.to_owned()).collect();
+        lab
+    };
+    with(NUMBERS, &["/lib.wasm", "--invoke", "add", "2", "3"]).prints("5\n");
+    with(NUMBERS, &["/lib.wasm", "--invoke", "nothing"]).prints("");
+    with(COMPONENT, &["/lib.wasm", "--invoke", "plus", "2", "3"]).prints("5\n");
+    for library in [NUMBERS, COMPONENT] {
+        with(library, &["/lib.wasm", "--invoke"])
+            .refused(&["not followed by", "the functions are"]);
+        with(library, &["/lib.wasm", "--invoke", "sub"]).refused(&["no function `sub`"]);
+        with(library, &["/lib.wasm", "add", "2"])
+            .refused(&["give the arguments `--invoke FUNCTION"]);
+    }
+    // A command's arguments are its own.
+    let command = with(&list("args"), &["/app.wasm", "--invoke", "add"]);
+    command.prints("/app.wasm\0--invoke\0add\0");
+}
+
+#[test]
 fn a_call_that_does_not_fit_is_refused_before_it_runs() {
     let table: [(&str, &[&str], &[&str]); 8] = [
         ("sub", &["1"], &["no function `sub`", "`add(i32, i32) -> i32`", "and 2 more"]),
