@@ -15,6 +15,7 @@
 mod console;
 mod held;
 mod logger;
+mod passing;
 mod piped;
 mod sink;
 mod target;

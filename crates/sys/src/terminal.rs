@@ -211,8 +211,8 @@ mod tests {
     }
 
     /// Runs a child that leads a session on a terminal and reads from it for ever, does `act`
-    /// to the master, and tells how the child ended.
-    fn after(act: impl FnOnce(File)) -> ExitStatus {
+    /// to the master, and tells how the child ended. What `act` returns lives until then.
+    fn after<T>(act: impl FnOnce(File) -> T) -> ExitStatus {
         let Terminal { master, slave } = open_on_host().expect("a terminal");
         let (ready, tell) = std::io::pipe().expect("pipe");
         let single = SingleThreaded::prove().expect("proof");
@@ -234,7 +234,7 @@ mod tests {
         };
         drop((slave, tell));
         assert_eq!({ ready }.read(&mut [0]).expect("the child is ready"), 0);
-        act(File::from(master));
+        let _held = act(File::from(master));
         child.wait().expect("wait")
     }
 
@@ -244,8 +244,8 @@ mod tests {
             let typed = |key: &'static [u8]| {
                 after(move |mut master| {
                     master.write_all(key).expect("type");
-                    // The terminal must outlive the signal, or SIGHUP could come first.
-                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    // Or SIGHUP could come first.
+                    master
                 })
             };
             assert_eq!(typed(b"\x03"), ExitStatus::Signalled(libc::SIGINT), "Ctrl-C");

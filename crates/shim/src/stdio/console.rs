@@ -20,6 +20,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::passing::{Announcer, Passed, announced};
 use super::sink::{Sink, Writer};
 
 /// As much as a terminal gives at once.
@@ -41,7 +42,7 @@ pub(super) struct Ends {
 #[derive(Debug)]
 pub(super) struct Console {
     master: OwnedFd,
-    passed_on: watch::Receiver<bool>,
+    passed_on: Passed,
     copies: Vec<AbortHandle>,
 }
 
@@ -65,12 +66,12 @@ impl Console {
         }
         let console = watched(master.try_clone()?)?;
         let output = Writer::open("a terminal's output".into(), ends.output)?;
-        let (announce, passed_on) = watch::channel(false);
+        let (announcer, passed_on) = announced();
         let copy = async move {
-            if let Err(error) = copy_output(console, output, ended).await {
+            if let Err(error) = copy_output(console, output, ended, &announcer).await {
                 log::error!("a terminal's output is not passed on any more: {error}");
             }
-            announce.send_replace(true);
+            announcer.all();
         };
         copies.push(tokio::spawn(copy).abort_handle());
         Ok(Self { master, passed_on, copies })
@@ -81,8 +82,8 @@ impl Console {
         sys::terminal::resize(self.master.as_fd(), size)
     }
 
-    /// Becomes true once all output was passed on.
-    pub(super) fn passed_on(&self) -> watch::Receiver<bool> {
+    /// Tells how far the output was passed on.
+    pub(super) fn passed_on(&self) -> Passed {
         self.passed_on.clone()
     }
 }
@@ -99,6 +100,7 @@ async fn copy_output(
     mut console: AsyncFd<OwnedFd>,
     mut output: Writer,
     mut ended: watch::Receiver<bool>,
+    announcer: &Announcer,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     let mut kept_slave = None;
@@ -124,7 +126,10 @@ async fn copy_output(
         };
         match read {
             Ok(0) => return Ok(()),
-            Ok(count) => output.write(&chunk[..count]).await,
+            Ok(count) => {
+                output.write(&chunk[..count]).await;
+                announcer.chunk();
+            }
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN | Errno::EIO) if is_over => return Ok(()),
             Err(Errno::EIO) => {
@@ -256,9 +261,8 @@ mod tests {
 
     async fn passed_on(console: &Console) {
         let mut passed_on = console.passed_on();
-        let wait = passed_on.wait_for(|done| *done);
-        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-        waited.expect("in time").expect("not given up");
+        tokio::time::timeout(Duration::from_secs(60), passed_on.all()).await.expect("in time");
+        assert!(passed_on.is_all(), "given up");
     }
 
     async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -373,7 +377,7 @@ mod tests {
             .await
             .expect("out");
             tokio::time::sleep(Duration::from_millis(50)).await;
-            assert!(!*console.passed_on().borrow(), "not the end");
+            assert!(!console.passed_on().is_all(), "not the end");
         }
         drop(slave);
         let before = cpu_time();

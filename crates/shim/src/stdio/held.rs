@@ -15,12 +15,16 @@ use tokio::sync::watch;
 
 use super::console::{Console, Ends};
 use super::logger::Logger;
+use super::passing::Passed;
 use super::piped::Piped;
 use super::sink::Sink;
 
-/// How long the output of a process that has ended may take to be passed on: as long as
-/// runc's shim leaves it.
+/// How long the reader of a process that has ended may take nothing of its output before what is
+/// left is given up: as long as runc's shim waits, which gives up a slow reader as well.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long all of it may take.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// How often the outputs of a process that has ended are looked at for a reader.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
@@ -149,8 +153,7 @@ impl Held {
         let outputs = Arc::clone(&self.outputs);
         tokio::spawn(async move {
             if let Some(mut passed_on) = passed_on {
-                // An error: the terminal is gone, and so is what was left.
-                drop(passed_on.wait_for(|done| *done).await);
+                passed_on.all().await;
             }
             let mut pause = LOOK_FIRST;
             // The kernel wakes nobody when a reader comes.
@@ -161,7 +164,7 @@ impl Held {
         });
     }
 
-    fn passed_on(&self) -> Option<watch::Receiver<bool>> {
+    fn passed_on(&self) -> Option<Passed> {
         match &*self.terminal() {
             Terminal::Attached(console) => Some(console.passed_on()),
             Terminal::None | Terminal::Awaited(_) => None,
@@ -175,12 +178,14 @@ impl Held {
         let mut all: Vec<_> = self.piped().iter().map(Piped::passed_on).collect();
         all.extend(self.passed_on());
         let wait = async {
-            for mut passed_on in all {
-                // An error: the copy is gone, and so is what was left.
-                drop(passed_on.wait_for(|done| *done).await);
+            for passed_on in &mut all {
+                if !passed_on.all_while_it_moves(PATIENCE).await {
+                    return false;
+                }
             }
+            true
         };
-        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+        if !tokio::time::timeout(LONGEST, wait).await.unwrap_or(false) {
             log::warn!("an output is not taken in time: what is left of it may be lost");
         }
     }

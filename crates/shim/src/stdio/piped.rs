@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::passing::{Announcer, Passed, announced};
 use super::sink::{Sink, Writer};
 
 /// A quarter of what a pipe holds.
@@ -24,7 +25,7 @@ const CHUNK: usize = 16 << 10;
 /// A pipe whose copy runs until this is dropped, or nobody has its writing end any more.
 #[derive(Debug)]
 pub(super) struct Piped {
-    passed_on: watch::Receiver<bool>,
+    passed_on: Passed,
     copy: AbortHandle,
 }
 
@@ -44,18 +45,18 @@ impl Piped {
         set_nonblocking(&reader)?;
         let pipe = watched(reader)?;
         let sink = Writer::open(name.clone(), sink)?;
-        let (announce, passed_on) = watch::channel(false);
+        let (announcer, passed_on) = announced();
         let copy = async move {
-            if let Err(error) = copy(pipe, sink, ended, &announce).await {
+            if let Err(error) = copy(pipe, sink, ended, &announcer).await {
                 log::error!("{name} is not passed on any more: {error}");
             }
-            announce.send_replace(true);
+            announcer.all();
         };
         Ok((Self { passed_on, copy: tokio::spawn(copy).abort_handle() }, writer))
     }
 
-    /// Becomes true once all that the process wrote until its end was passed on.
-    pub(super) fn passed_on(&self) -> watch::Receiver<bool> {
+    /// Tells how far the output was passed on.
+    pub(super) fn passed_on(&self) -> Passed {
         self.passed_on.clone()
     }
 }
@@ -70,7 +71,7 @@ async fn copy(
     pipe: AsyncFd<OwnedFd>,
     mut sink: Writer,
     mut ended: watch::Receiver<bool>,
-    announce: &watch::Sender<bool>,
+    announcer: &Announcer,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -78,12 +79,15 @@ async fn copy(
         let is_over = *ended.borrow_and_update();
         match nix::unistd::read(pipe.get_ref(), &mut chunk) {
             Ok(0) => return Ok(()),
-            Ok(count) => sink.write(&chunk[..count]).await,
+            Ok(count) => {
+                sink.write(&chunk[..count]).await;
+                announcer.chunk();
+            }
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
                 if is_over {
                     // One that it has left behind may write on until the process is deleted.
-                    announce.send_replace(true);
+                    announcer.all();
                 }
                 tokio::select! {
                     // Cleared before the pipe is read empty again, so nothing is missed.
@@ -122,8 +126,8 @@ mod tests {
 
     async fn passed_on(piped: &Piped) {
         let mut passed_on = piped.passed_on();
-        let waited = timeout(LONG, passed_on.wait_for(|done| *done)).await;
-        waited.expect("in time").expect("not given up");
+        timeout(LONG, passed_on.all()).await.expect("in time");
+        assert!(passed_on.is_all(), "given up");
     }
 
     async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -152,7 +156,7 @@ mod tests {
         let (piped, mut writer, ended) = start(Sink::Pipe(sink, None));
         let process = std::thread::spawn(move || writer.write_all(&numbers(1 << 20)));
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(!process.is_finished() && !*piped.passed_on().borrow());
+        assert!(!process.is_finished() && !piped.passed_on().is_all());
         let mut got = Vec::new();
         let got = blocking(move || File::from(reader).read_to_end(&mut got).map(|_| got)).await;
         assert!(got.expect("read") == numbers(1 << 20));
