@@ -31,7 +31,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use settings::Limits;
 use sys::pidfd::Identity;
 use sys::process::{Fork, SingleThreaded};
 use sys::seqpacket::Seqpacket;
@@ -52,8 +51,6 @@ pub struct Spawned {
 pub struct Place {
     /// The folder of native code, made at the first use.
     pub cache: PathBuf,
-    /// The bounds that guests are given, which decide how code is compiled.
-    pub limits: Limits,
 }
 
 /// Forks the keeper.

@@ -62,6 +62,8 @@ pub struct CreateWasm {
     pub guest: wasm::command::Guest,
     /// Digest of the module, by which its native code is kept.
     pub module: image::Digest,
+    /// How its native code is compiled and run.
+    pub engine: wasm::engine::EngineSettings,
 }
 
 /// All that another process of a wasm container is made of.
@@ -73,6 +75,8 @@ pub struct ExecWasm {
     pub guest: wasm::command::Guest,
     /// Digest of the module, by which its native code is kept.
     pub module: image::Digest,
+    /// How its native code is compiled and run.
+    pub engine: wasm::engine::EngineSettings,
 }
 
 /// What the keeper says.

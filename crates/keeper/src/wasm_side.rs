@@ -1,4 +1,4 @@
-//! What the keeper holds for wasm containers: the warm engine, the mapped
+//! What the keeper holds for wasm containers: the warm engines, the mapped
 //! native code of the modules it has started, and the parts every sandbox is
 //! built from. Made at the first wasm create, so that a pod of Linux containers
 //! alone never pays for an engine.
@@ -21,7 +21,8 @@ use sys::terminal::{Size, Terminal};
 use sys::title::TitleMap;
 use wasm::cache::Cache;
 use wasm::command::{Guest, Preopen};
-use wasm::engine::{Engine, EngineSettings};
+use wasm::engine::EngineSettings;
+use wasm::engines::Engines;
 use wasm::gauge::{CodeOrigin, Recorder};
 use wasm::module::Prepared;
 use wasm::sandbox::{Kit, Launched, SandboxPlan};
@@ -35,22 +36,23 @@ use crate::worker::Outcome;
 const COMPILE_ADDRESS_SPACE: u64 = 8 << 30;
 const COMPILE_CPU_SECONDS: u64 = 300;
 
-/// The warm engine and all that is shared by the wasm containers of this keeper.
+const NO_ENGINE: &str = "cannot make the wasm engine";
+
+/// The warm engines and all that is shared by the wasm containers of this keeper.
 pub(crate) struct WasmSide {
-    engine: Engine,
+    engines: Engines,
     cache: Cache,
     filter: Filter,
     template: Template,
-    prepared: HashMap<Digest, Rc<Prepared>>,
+    /// By what was asked for.
+    prepared: HashMap<(Digest, EngineSettings), Rc<Prepared>>,
 }
 
 impl WasmSide {
-    /// Builds the engine and the sandbox parts.
+    /// Builds the sandbox parts.
     pub(crate) fn new(single: &SingleThreaded, place: &Place) -> Result<Self, Failure> {
-        let engine = Engine::new(&EngineSettings::enforcing(&place.limits))
-            .map_err(failed("cannot make the wasm engine"))?;
-        let cache = Cache::open(&place.cache, &engine)
-            .map_err(failed("cannot open the cache of native code"))?;
+        let cache =
+            Cache::open(&place.cache).map_err(failed("cannot open the cache of native code"))?;
         let filter = wasm::filter::engine_filter()
             .map_err(failed("cannot build the engine's system call filter"))?;
         let template = Template::new(single)
@@ -59,17 +61,20 @@ impl WasmSide {
             Some(abi) => log::info!("wasm guests are confined by Landlock ABI {abi} as well"),
             None => log::warn!("this kernel has no Landlock: wasm guests are confined without it"),
         }
-        Ok(Self { engine, cache, filter, template, prepared: HashMap::new() })
+        let (engines, prepared) = (Engines::default(), HashMap::new());
+        Ok(Self { engines, cache, filter, template, prepared })
     }
 
     /// Returns the mapped code of the order's module, loading it at its first use.
     pub(crate) fn prepare(&mut self, order: &Order) -> Result<Rc<Prepared>, Failure> {
         let module = order.module();
-        if let Some(prepared) = self.prepared.get(module) {
+        let key = (*module, order.engine().clone());
+        if let Some(prepared) = self.prepared.get(&key) {
             order.mapped(CodeOrigin::Warm);
             return Ok(Rc::clone(prepared));
         }
-        let loaded = wasm::module::load(&self.engine, &self.cache, module);
+        let engine = self.engines.with(&key.1).map_err(failed(NO_ENGINE))?;
+        let loaded = wasm::module::load(&engine, &self.cache, module);
         let prepared = loaded.map_err(|error| {
             if error.needs_compiling() {
                 log::info!("module {module} is to be compiled: {}", chain(&error));
@@ -79,20 +84,21 @@ impl WasmSide {
             }
         })?;
         let prepared = Rc::new(prepared);
-        self.prepared.insert(*module, Rc::clone(&prepared));
+        self.prepared.insert(key, Rc::clone(&prepared));
         order.mapped(CodeOrigin::Cached);
         Ok(prepared)
     }
 
     /// Compiles the order's module into the cache. Runs in a worker.
-    pub(crate) fn compile(&self, bytes: OwnedFd, order: &Order) -> Outcome {
+    pub(crate) fn compile(&mut self, bytes: OwnedFd, order: &Order) -> Outcome {
         use nix::sys::resource::{Resource, setrlimit};
         setrlimit(Resource::RLIMIT_AS, COMPILE_ADDRESS_SPACE, COMPILE_ADDRESS_SPACE)
             .and_then(|()| {
                 setrlimit(Resource::RLIMIT_CPU, COMPILE_CPU_SECONDS, COMPILE_CPU_SECONDS)
             })
             .map_err(failed("cannot bound a compilation"))?;
-        wasm::compile::compile(&self.engine, &self.cache, &File::from(bytes), order.module())
+        let engine = self.engines.with(order.engine()).map_err(failed(NO_ENGINE))?;
+        wasm::compile::compile(&engine, &self.cache, &File::from(bytes), order.module())
             .map_err(|error| told(error.is_refusal(), &error))?;
         Ok(Reply::Done)
     }
@@ -187,6 +193,14 @@ impl Order {
         match &self.what {
             What::Init(create) => &create.module,
             What::Another(exec) => &exec.module,
+        }
+    }
+
+    /// How its native code is compiled and run.
+    fn engine(&self) -> &EngineSettings {
+        match &self.what {
+            What::Init(create) => &create.engine,
+            What::Another(exec) => &exec.engine,
         }
     }
 

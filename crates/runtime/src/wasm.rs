@@ -13,6 +13,7 @@ use oci_spec::runtime::LinuxResources;
 use settings::Limits;
 use sys::error::chain;
 use wasm::command::{Access, Guest};
+use wasm::engine::EngineSettings;
 use wasm::entry::Entry;
 use wasm::sandbox::SandboxPlan;
 
@@ -76,7 +77,8 @@ impl WasmContainers {
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
-        let create = CreateWasm { sandbox, guest, module: module.digest };
+        let engine = EngineSettings::enforcing(&guest.limits);
+        let create = CreateWasm { sandbox, guest, module: module.digest, engine };
         let make = Make { keeper: &self.keeper, gauge: &guests.gauge, stdio: &spec.stdio };
         let created = match make.with(&module, &*spec.image, What::Init(create)).await {
             Ok(created) => created,

@@ -29,12 +29,11 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// An open cache, for one engine.
+/// An open cache.
 #[derive(Debug)]
 pub struct Cache {
     folder: Folder,
     key: Key,
-    compatibility: String,
 }
 
 impl Cache {
@@ -42,18 +41,14 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Untrusted`] when folder or key are another user's or others can write to them.
-    pub fn open(dir: &Path, engine: &Engine) -> Result<Self, CacheError> {
+    pub fn open(dir: &Path) -> Result<Self, CacheError> {
         let folder = Folder::open(dir)?;
-        Ok(Self {
-            key: Key::of(&folder)?,
-            folder,
-            compatibility: engine.compatibility().to_owned(),
-        })
+        Ok(Self { key: Key::of(&folder)?, folder })
     }
 
     /// Opens the module's entry and checks that it is what was once stored for it.
-    pub(crate) fn find(&self, digest: &Digest) -> Result<Found, CacheError> {
-        let name = self.name_of(digest);
+    pub(crate) fn find(&self, engine: &Engine, digest: &Digest) -> Result<Found, CacheError> {
+        let name = name_of(engine, digest);
         let Some(file) = self.folder.open_file(&name)? else {
             return Ok(Found::Nothing);
         };
@@ -65,13 +60,18 @@ impl Cache {
     }
 
     /// Stores native code for the module, replacing what was there.
-    pub(crate) fn store(&self, digest: &Digest, native: &[u8]) -> Result<(), CacheError> {
-        let name = self.name_of(digest);
+    pub(crate) fn store(
+        &self,
+        engine: &Engine,
+        digest: &Digest,
+        native: &[u8],
+    ) -> Result<(), CacheError> {
+        let name = name_of(engine, digest);
         let seal = self.key.seal(&name, native);
         self.folder.replace(&name, &[native, &seal])
     }
+}
 
-    fn name_of(&self, digest: &Digest) -> String {
-        format!("{}-{}.cwasm", digest.hex(), self.compatibility)
-    }
+fn name_of(engine: &Engine, digest: &Digest) -> String {
+    format!("{}-{}.cwasm", digest.hex(), engine.compatibility())
 }

@@ -81,7 +81,7 @@ pub fn compile(
         Kind::Component => engine.wasmtime().precompile_component(&bytes),
     }
     .map_err(|error| CompileError::Invalid(error.into_boxed_dyn_error()))?;
-    Ok(cache.store(expected, &native)?)
+    Ok(cache.store(engine, expected, &native)?)
 }
 
 enum Kind {

@@ -17,7 +17,7 @@ const MAX_WASM_STACK: usize = 512 * 1024;
 const BACKTRACE_FRAMES: usize = 32;
 
 /// How hard the compiler works for faster or smaller native code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Optimise {
     /// Compile as quickly as possible.
@@ -30,7 +30,7 @@ pub enum Optimise {
 }
 
 /// Whether what a guest computes is counted. It makes every guest slower.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fuel {
     /// A guest may compute as long as it likes.
@@ -41,7 +41,7 @@ pub enum Fuel {
 }
 
 /// What of the engine can be chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
     /// The compiler's optimisation level.

@@ -16,6 +16,7 @@ pub mod cache;
 pub mod command;
 pub mod compile;
 pub mod engine;
+pub mod engines;
 pub mod entry;
 pub mod filter;
 pub mod gauge;

@@ -106,7 +106,7 @@ impl std::fmt::Debug for Prepared {
 /// # Errors
 /// See [`LoadError`]; [`LoadError::needs_compiling`] tells the ones that compiling resolves.
 pub fn load(engine: &Engine, cache: &Cache, digest: &Digest) -> Result<Prepared, LoadError> {
-    let artifact = match cache.find(digest)? {
+    let artifact = match cache.find(engine, digest)? {
         Found::Intact(artifact) => artifact,
         Found::Damaged => return Err(LoadError::Damaged(*digest)),
         Found::Nothing => return Err(LoadError::NotCached(*digest)),

@@ -7,6 +7,7 @@ use keeper::client::Keeper;
 use keeper::message::ExecWasm;
 use sys::error::chain;
 use wasm::command::Guest;
+use wasm::engine::EngineSettings;
 use wasm::entry::Entry;
 use wasm::sandbox::Joined;
 
@@ -43,7 +44,8 @@ pub(super) async fn exec(
     let plan = guests.plan.for_process(process).map_err(|error| refused(&error))?;
     let joined = Joined { init: container.init().identity()?, plan };
     let gauge = guests.new_gauge()?;
-    let what = What::Added(ExecWasm { joined, guest, module: module.digest });
+    let engine = EngineSettings::enforcing(&guest.limits);
+    let what = What::Added(ExecWasm { joined, guest, module: module.digest, engine });
     let make = Make { keeper, gauge: &gauge, stdio: &options.stdio };
     let process = Process::new(make.with(&module, &*guests.image, what).await?);
     let started = match guests.added(process.clone(), gauge) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use runtime::select::Hybrid;
 use runtime::{Keeper, Place, UniversalContainer};
-use settings::{Limits, NodeLimits};
+use settings::NodeLimits;
 use sys::process::SingleThreaded;
 use tempfile::TempDir;
 
@@ -23,7 +23,6 @@ pub(crate) struct Keepers {
     cache: TempDir,
     first: Keeper,
     second: Keeper,
-    metered: Keeper,
 }
 
 /// Where containers are made.
@@ -32,8 +31,6 @@ pub(crate) struct World {
     pub(crate) first: Node,
     /// Has the same cache of native code.
     pub(crate) second: Node,
-    /// Counts fuel, see [`METERED`].
-    pub(crate) metered: Node,
 }
 
 /// A keeper, and the runtime in front of it.
@@ -46,22 +43,16 @@ impl Keepers {
     /// To be called before there are threads.
     pub(crate) fn fork() -> Self {
         let cache = tempfile::tempdir().unwrap();
-        let fork = |limits: Limits| {
-            let place = Place { cache: cache.path().join("native"), limits };
+        let fork = || {
+            let place = Place { cache: cache.path().join("native") };
             runtime::spawn_keeper(SingleThreaded::prove().unwrap(), place, || {}).unwrap()
         };
-        let (first, second) = (fork(Limits::default()), fork(Limits::default()));
-        let metered = fork(METERED.within(None));
-        Self { cache, first, second, metered }
+        let (first, second) = (fork(), fork());
+        Self { cache, first, second }
     }
 
     pub(crate) async fn connect(self) -> World {
-        World {
-            cache: self.cache,
-            first: Node::of(self.first),
-            second: Node::of(self.second),
-            metered: Node::of(self.metered),
-        }
+        World { cache: self.cache, first: Node::of(self.first), second: Node::of(self.second) }
     }
 }
 
@@ -71,7 +62,7 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut left = lab::cgroups();
-            for node in [&self.first, &self.second, &self.metered] {
+            for node in [&self.first, &self.second] {
                 left.extend(node.children().into_iter().map(|pid| format!("process {pid}")));
             }
             if left.is_empty() {

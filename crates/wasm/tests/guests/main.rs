@@ -99,7 +99,7 @@ impl Lab {
         let mut lab = Self::with_bytes(&wasm);
         lab.job.engine.fuel = Fuel::Metered;
         let engine = Engine::new(&lab.job.engine).expect("engine starts");
-        let cache = Cache::open(&lab.job.cache, &engine).expect("cache opens");
+        let cache = Cache::open(&lab.job.cache).expect("cache opens");
         let mut file = tempfile::tempfile().expect("temporary file");
         file.write_all(&wasm).expect("temporary file is writable");
         compile::compile(&engine, &cache, &file, &lab.job.digest).expect("test module compiles");
@@ -174,7 +174,7 @@ impl Lab {
 
     fn load(&self) -> Result<Prepared, LoadError> {
         let engine = engine();
-        let cache = Cache::open(&self.job.cache, &engine).expect("cache opens");
+        let cache = Cache::open(&self.job.cache).expect("cache opens");
         module::load(&engine, &cache, &self.job.digest)
     }
 
@@ -207,7 +207,7 @@ fn compile_as(cache: &Path, wasm: &[u8], expected: &Digest) -> Result<(), Compil
     let mut file = tempfile::tempfile().expect("temporary file");
     file.write_all(wasm).expect("temporary file is writable");
     let engine = engine();
-    let cache = Cache::open(cache, &engine)?;
+    let cache = Cache::open(cache)?;
     compile::compile(&engine, &cache, &file, expected)
 }
 
@@ -235,7 +235,7 @@ fn guest_process() {
 /// Does what the keeper does: loads the module, forks, and runs the guest in the child.
 fn keep(job: &Job) -> i32 {
     let engine = Engine::new(&job.engine).expect("engine starts");
-    let cache = Cache::open(&job.cache, &engine).expect("cache opens");
+    let cache = Cache::open(&job.cache).expect("cache opens");
     let prepared = module::load(&engine, &cache, &job.digest).expect("module loads");
     let filter = engine_filter().expect("filter builds");
     let gauge = fs::File::options().read(true).write(true).open(&job.gauge).expect("gauge opens");
@@ -739,7 +739,7 @@ fn an_unknown_import_is_refused_by_name() {
 fn a_module_that_was_never_compiled_asks_for_it() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let engine = engine();
-    let cache = Cache::open(&folder.path().join("cache"), &engine).expect("cache opens");
+    let cache = Cache::open(&folder.path().join("cache")).expect("cache opens");
     let digest = Digest::of(b"never seen");
     let error = module::load(&engine, &cache, &digest).expect_err("nothing there");
     assert!(error.needs_compiling() && !error.is_refusal(), "{error:?}");
@@ -801,7 +801,7 @@ fn bytes_with_another_digest_are_not_cached() {
 fn only_regular_files_of_reasonable_size_are_compiled() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let engine = engine();
-    let cache = Cache::open(&folder.path().join("cache"), &engine).expect("cache opens");
+    let cache = Cache::open(&folder.path().join("cache")).expect("cache opens");
     let digest = Digest::of(b"");
     let directory = fs::File::open(folder.path()).expect("folder opens");
     let refused = compile::compile(&engine, &cache, &directory, &digest).expect_err("a folder");
@@ -815,10 +815,9 @@ fn only_regular_files_of_reasonable_size_are_compiled() {
 #[test]
 fn a_cache_others_can_write_is_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let engine = engine();
     let open = |mode| {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("chmod");
-        Cache::open(folder.path(), &engine)
+        Cache::open(folder.path())
     };
     for mode in [0o770, 0o707, 0o777, 0o1777] {
         let refused = open(mode).expect_err("writable by others");
@@ -830,14 +829,14 @@ fn a_cache_others_can_write_is_refused() {
     let link = folder.path().join("link");
     fs::create_dir(folder.path().join("real")).expect("folder");
     std::os::unix::fs::symlink("real", &link).expect("link");
-    assert!(Cache::open(&link, &engine).is_err(), "a symlink is not followed");
+    assert!(Cache::open(&link).is_err(), "a symlink is not followed");
 }
 
 #[test]
 fn a_new_cache_folder_is_private() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let cache = folder.path().join("a/b");
-    Cache::open(&cache, &engine()).expect("made on first use");
+    Cache::open(&cache).expect("made on first use");
     let mode = fs::metadata(&cache).expect("there").permissions().mode();
     assert_eq!(mode & 0o7777, 0o700);
 }
