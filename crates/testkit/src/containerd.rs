@@ -63,6 +63,7 @@ pub struct Daemon {
     cri: bool,
     territory: Territory,
     env: Vec<(String, String)>,
+    has_node_file: bool,
     process: Option<Child>,
     next_id: AtomicU32,
     // Held for as long as the daemon lives: it reserves the subnet.

@@ -16,6 +16,10 @@ use super::Daemon;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Lays the folder that is the first argument over /etc, and becomes what the others name.
+const WITH_ETC: &str =
+    r#"/bin/mount -t overlay overlay -o "lowerdir=$1:/etc" /etc && shift && exec "$@""#;
+
 impl Daemon {
     /// Ends containerd alone, as a crash would; shims and containers live on.
     pub fn kill(&mut self) -> Result<()> {
@@ -42,7 +46,16 @@ impl Daemon {
             .open(self.territory.log())
             .context("opening containerd's log")?;
         let binary = self.territory.bin().join("containerd");
-        let child = Command::new(&binary)
+        let mut command = if self.has_node_file {
+            // The machine's own /etc stays as it is: what is laid over it is seen from this daemon on alone.
+            let mut command = Command::new("/usr/bin/unshare");
+            command.args(["--mount", "--propagation", "slave", "/bin/sh", "-c", WITH_ETC, "sh"]);
+            command.arg(self.territory.etc()).arg(&binary);
+            command
+        } else {
+            Command::new(&binary)
+        };
+        let child = command
             .arg("--config")
             .arg(self.territory.config())
             .env_clear()

@@ -16,6 +16,8 @@ use crate::{catalogue, place};
 
 /// Changes the derived configuration before it is written.
 type Change = Box<dyn FnOnce(&mut Table)>;
+/// Writes a node file, given the daemon's scratch folder.
+type NodeFile = Box<dyn FnOnce(&Path) -> String>;
 
 /// The options of one daemon, all with defaults.
 pub struct Options {
@@ -24,6 +26,7 @@ pub struct Options {
     cri: Cri,
     env: Vec<(String, String)>,
     changes: Vec<Change>,
+    node_file: Option<NodeFile>,
 }
 
 impl fmt::Debug for Options {
@@ -39,7 +42,14 @@ impl fmt::Debug for Options {
 
 impl Options {
     pub(super) fn new(release: Release) -> Self {
-        Self { release, shim: place::shim(), cri: Cri::Off, env: Vec::new(), changes: Vec::new() }
+        Self {
+            release,
+            shim: place::shim(),
+            cri: Cri::Off,
+            env: Vec::new(),
+            changes: Vec::new(),
+            node_file: None,
+        }
     }
 
     /// Puts another shim binary under test.
@@ -66,6 +76,13 @@ impl Options {
         self
     }
 
+    /// Gives the daemon's shims a node file of their own, whose text may name paths below the daemon's scratch folder.
+    /// The daemon has mounts of its own then: those of its containers are not seen from outside.
+    pub fn node_file(mut self, text: impl FnOnce(&Path) -> String + 'static) -> Self {
+        self.node_file = Some(Box::new(text));
+        self
+    }
+
     /// Starts containerd and waits until it answers.
     pub fn start(self) -> Result<Daemon> {
         if !nix::unistd::geteuid().is_root() {
@@ -81,6 +98,7 @@ impl Options {
             cri: self.cri == Cri::On,
             territory,
             env: self.env,
+            has_node_file: self.node_file.is_some(),
             process: None,
             next_id: AtomicU32::new(0),
             network: None,
@@ -99,6 +117,12 @@ impl Options {
         let mut config = config::derive(self.release, territory, self.cri)?;
         for change in self.changes {
             change(&mut config);
+        }
+        if let Some(text) = self.node_file {
+            let folder = territory.etc().join("hybrid");
+            fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+            let text = text(&daemon.scratch()?);
+            fs::write(folder.join("config.toml"), text).context("writing the node file")?;
         }
         fs::write(territory.config(), config.to_string()).context("writing containerd's config")?;
         if daemon.cri {

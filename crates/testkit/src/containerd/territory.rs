@@ -119,6 +119,11 @@ impl Territory {
         self.run.join("crictl.yaml")
     }
 
+    /// Returns the folder of what its shims find in /etc beside the machine's own files.
+    pub(super) fn etc(&self) -> PathBuf {
+        self.root.join("etc")
+    }
+
     pub(super) fn log(&self) -> PathBuf {
         self.root.join("containerd.log")
     }
