@@ -7,6 +7,7 @@
 
 mod declared;
 mod hint;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,10 @@ use crate::quoted::Quoted;
 
 pub use declared::Declared;
 pub use hint::{Hint, Wanted};
+pub use workload::{
+    CONFIG, ENGINE_OPTIMIZATION, ENGINE_P3, ENGINE_PROPOSALS, LIMITS_DEADLINE, LIMITS_FUEL,
+    LIMITS_INSTANCES, LIMITS_MEMORY, LIMITS_STACK, LIMITS_TABLE_ELEMENTS, MAX_CONFIG_NAME,
+};
 
 /// The prefix that is ours.
 pub const PREFIX: &str = "com.wasm.";
@@ -66,8 +71,9 @@ pub const OCI_HANDLER: &str = "run.oci.handler";
 /// Layer annotation of the OCI image spec: the file name of a layer.
 pub const TITLE: &str = "org.opencontainers.image.title";
 
-/// Every key under [`PREFIX`], in the order of the documentation.
-pub const KNOWN: [&str; 20] = [
+/// Every key under [`PREFIX`], in the order of the documentation; beside them there is a key under
+/// [`CONFIG`] for each name that an author chooses.
+pub const KNOWN: [&str; 29] = [
     RUNTIME_HINT,
     RUNTIME_REQUIRED,
     RUNTIME_ENGINE,
@@ -88,6 +94,15 @@ pub const KNOWN: [&str; 20] = [
     NETWORK_HOSTS,
     NETWORK_PORTS,
     NETWORK_MAX_CONNECTIONS,
+    LIMITS_MEMORY,
+    LIMITS_TABLE_ELEMENTS,
+    LIMITS_INSTANCES,
+    LIMITS_STACK,
+    LIMITS_FUEL,
+    LIMITS_DEADLINE,
+    ENGINE_OPTIMIZATION,
+    ENGINE_PROPOSALS,
+    ENGINE_P3,
 ];
 
 /// Where an annotation was found, from the least to the most particular.
@@ -122,8 +137,24 @@ pub struct Annotations(BTreeMap<String, Entry>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationError {
     /// A key under our prefix that means nothing.
-    #[error("{} of {origin} is not a known annotation; known are {}", Quoted(key), KNOWN.join(", "))]
+    #[error(
+        "{} of {origin} is not a known annotation; known are {}, {CONFIG}NAME",
+        Quoted(key),
+        KNOWN.join(", ")
+    )]
     UnknownKey {
+        /// The key.
+        key: String,
+        /// Where it stood.
+        origin: Origin,
+    },
+    /// A key under [`CONFIG`] whose name cannot be one.
+    #[error(
+        "{} of {origin} is not a known annotation: after {CONFIG} comes a name of 1 to \
+         {MAX_CONFIG_NAME} letters, digits, dots, underscores and hyphens",
+        Quoted(key)
+    )]
+    ConfigName {
         /// The key.
         key: String,
         /// Where it stood.
@@ -252,8 +283,14 @@ impl Annotations {
 }
 
 fn check(key: &str, value: &str, origin: Origin) -> Result<(), AnnotationError> {
-    if !KNOWN.contains(&key) {
-        return Err(AnnotationError::UnknownKey { key: key.to_owned(), origin });
+    match key.strip_prefix(CONFIG) {
+        Some(name) if !workload::is_config_name(name) => {
+            return Err(AnnotationError::ConfigName { key: key.to_owned(), origin });
+        }
+        None if !KNOWN.contains(&key) => {
+            return Err(AnnotationError::UnknownKey { key: key.to_owned(), origin });
+        }
+        Some(_) | None => {}
     }
     if key == RUNTIME_HINT && origin != Origin::Pod {
         return Err(AnnotationError::NotTheImages { key: key.to_owned(), origin });
@@ -353,6 +390,22 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("com.wasm.capabilities.network.hosts"), "{text}");
+    }
+
+    #[test]
+    fn configuration_has_names_of_its_authors_choice() {
+        let longest = format!("{CONFIG}{}", "n".repeat(MAX_CONFIG_NAME));
+        for key in ["com.wasm.config.a", "com.wasm.config.db.URL_2-x", &longest] {
+            assert_eq!(of_manifest(&[(key, "x")]).unwrap().get(key).unwrap().value, "x");
+        }
+        let long = format!("{longest}n");
+        for key in ["com.wasm.config.", "com.wasm.config.a b", "com.wasm.config.ä", &long] {
+            let refused = of_manifest(&[(key, "x")]).unwrap_err();
+            assert!(matches!(refused, AnnotationError::ConfigName { .. }), "{refused}");
+            assert!(refused.to_string().contains("a name of 1 to 64 letters"), "{refused}");
+        }
+        let refused = of_manifest(&[("com.wasm.config", "x")]).unwrap_err();
+        assert!(matches!(refused, AnnotationError::UnknownKey { .. }), "{refused}");
     }
 
     #[test]

@@ -3,21 +3,28 @@
 //! Two documents are the operator's: the node file ([`node`]) and the `options` table of
 //! containerd's configuration ([`options`]), which goes before it. [`Settings`]
 //! is both together with the defaults filled in. [`capabilities`] reads what an image or a pod
-//! asks for. Pure: callers read the files. A key that is not known and a value that cannot be read
-//! are refused, never skipped.
+//! asks for; [`policy`] decides how a wasm workload is run. Pure: callers read the files. A key that
+//! is not known and a value that cannot be read are refused, never skipped.
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
+pub mod engine;
 pub mod limits;
+pub mod memory;
 pub mod node;
+pub mod operator;
 pub mod options;
+pub mod policy;
+mod proposals;
+mod quantity;
 mod table;
 
 use std::path::PathBuf;
 
-pub use limits::{Limits, NodeLimits};
+pub use limits::Limits;
 pub use node::Node;
 pub use options::{ContainerRuntime, Options, WasmRuntime};
+pub use policy::{Policy, Workload};
 pub use table::TableError;
 
 /// Where compiled modules are kept unless the node file says otherwise.
@@ -34,8 +41,8 @@ pub struct Settings {
     pub auto_detect: bool,
     /// The folder of compiled modules, absolute.
     pub cache: PathBuf,
-    /// The bounds of every wasm guest, as far as its container's cgroup does not decide.
-    pub limits: NodeLimits,
+    /// What wasm workloads get and may ask for.
+    pub policy: Policy,
 }
 
 impl Settings {
@@ -50,7 +57,10 @@ impl Settings {
                 .unwrap_or_default(),
             auto_detect: options.auto_detect.or(below.auto_detect).unwrap_or(true),
             cache: node.cache.unwrap_or_else(|| PathBuf::from(DEFAULT_CACHE)),
-            limits: node.limits,
+            policy: Policy {
+                limits: options.limits.over(&below.limits),
+                engine: options.engine.clone().over(&below.engine),
+            },
         }
     }
 }
@@ -72,7 +82,7 @@ mod tests {
         assert_eq!(settings.container_runtime, ContainerRuntime::Libcontainer);
         assert!(settings.auto_detect);
         assert_eq!(settings.cache, PathBuf::from("/var/lib/hybrid/cache"));
-        assert_eq!(settings.limits.within(None), Limits::default());
+        assert_eq!(settings.policy, Policy::default());
     }
 
     #[test]
@@ -83,5 +93,10 @@ mod tests {
         assert_eq!(silent.cache, PathBuf::from("/srv/cache"));
         let options = options::parse("auto_detect = true").unwrap();
         assert!(Settings::of(node, &options).auto_detect);
+        let node = node::parse("[limits]\nfuel = 7\n[engine]\np3 = true").unwrap();
+        let options = options::parse("[limits]\nfuel = 8").unwrap();
+        let policy = Settings::of(node.clone(), &options).policy;
+        assert_eq!(policy.limits, options.limits);
+        assert_eq!(policy.engine, node.options.engine);
     }
 }

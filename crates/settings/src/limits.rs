@@ -1,39 +1,64 @@
-//! The bounds of one wasm guest inside the engine.
+//! The bounds of one wasm guest inside the engine: which there are, and what they are for a guest.
 //!
-//! They stand beside the container's cgroup, which bounds what the kernel sees;
-//! these bound what the engine lets the guest ask for. A guest that reaches the
-//! engine's bound gets an answer, one that reaches the cgroup's is killed; so the
-//! engine's memory stays below the cgroup's:
-//!
-//! ```text
-//! cgroup limit   node file's memory   engine's memory
-//! none           not written          128 MiB
-//! none           N                    N
-//! L              not written          L less the overhead
-//! L              N                    the smaller of N and L less the overhead
-//! ```
+//! They stand beside the container's cgroup, which bounds what the kernel sees; these bound what
+//! the engine lets the guest ask for. Each remembers who has set it, so that a guest that meets one
+//! is told where to look. What a workload gets is decided in [`crate::policy`].
 
+use std::fmt;
+use std::time::Duration;
+
+use image::annotations;
 use serde::{Deserialize, Serialize};
-use toml::Value;
 
-use crate::node::number;
-use crate::table::{Reader, TableError};
+use crate::node;
+use crate::quantity::{digits, milliseconds, shown_size, shown_span, size};
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// One page of wasm memory.
-const LEAST_MEMORY: u64 = 64 << 10;
-/// What 32-bit wasm can address.
-const MOST_MEMORY: u64 = 4 << 30;
-/// Ten million references take about 80 MB of the host's memory.
-const MOST_TABLE_ELEMENTS: u64 = 10_000_000;
 
 /// A guest's linear memory where nobody limits it.
 pub const DEFAULT_MEMORY: u64 = 128 * MIB;
 /// The elements of a guest's table where nobody limits them.
 pub const DEFAULT_TABLE_ELEMENTS: u64 = 1000;
-/// What a guest's process needs beside the guest's linear memory: the engine's own
-/// tables, stacks and page tables, and pages of the module that it has written to.
-pub const OVERHEAD: u64 = 8 * MIB;
+/// A guest's instances where nobody limits them.
+pub const DEFAULT_INSTANCES: u64 = 1000;
+/// A guest's stack where nobody limits it.
+pub const DEFAULT_STACK: u64 = 512 * KIB;
+
+/// One of the bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// Bytes that all linear memories may have together.
+    Memory,
+    /// Elements that one table may grow to.
+    TableElements,
+    /// Instances of core modules; a component has many.
+    Instances,
+    /// Bytes of stack.
+    Stack,
+    /// How much may be computed, in the engine's fuel.
+    Fuel,
+    /// How long the guest may run.
+    Deadline,
+}
+
+/// Who has set a bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setter {
+    /// Nobody: it is built in.
+    #[default]
+    BuiltIn,
+    /// The node file.
+    NodeFile,
+    /// containerd's options.
+    Options,
+    /// The image.
+    Image,
+    /// The pod.
+    Pod,
+    /// The memory limit of the container's cgroup.
+    Cgroup,
+}
 
 /// The bounds of one guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,87 +69,202 @@ pub struct Limits {
     /// The most elements one of its tables may grow to; 1000 by default. A table that was declared
     /// larger stays as it is.
     pub table_elements: u64,
+    /// The most instances of core modules; 1000 by default. A program that needs more does not
+    /// start.
+    pub instances: u64,
+    /// The bytes of its stack; 512 KiB by default. Beyond it, it traps.
+    pub stack: u64,
     /// How much it may compute, in the engine's fuel; no bound by default. Beyond it, it traps. To
-    /// count makes every guest of the node slower.
+    /// count makes the guest slower.
     pub fuel: Option<u64>,
+    /// How long it may run, from its start, by the clock on the wall; no bound by default. Then it
+    /// traps.
+    pub deadline: Option<Duration>,
+    /// Who has set each of them.
+    pub set_by: Setters,
+}
+
+/// Who has set each bound of a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setters([Setter; 6]);
+
+impl Limit {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 6] = [
+        Self::Memory,
+        Self::TableElements,
+        Self::Instances,
+        Self::Stack,
+        Self::Fuel,
+        Self::Deadline,
+    ];
+
+    /// Its key in a `[limits]` table.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::TableElements => "table_elements",
+            Self::Instances => "instances",
+            Self::Stack => "stack",
+            Self::Fuel => "fuel",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    /// Its annotation.
+    #[must_use]
+    pub fn annotation(self) -> &'static str {
+        match self {
+            Self::Memory => annotations::LIMITS_MEMORY,
+            Self::TableElements => annotations::LIMITS_TABLE_ELEMENTS,
+            Self::Instances => annotations::LIMITS_INSTANCES,
+            Self::Stack => annotations::LIMITS_STACK,
+            Self::Fuel => annotations::LIMITS_FUEL,
+            Self::Deadline => annotations::LIMITS_DEADLINE,
+        }
+    }
+
+    /// What holds where nobody says anything; `None` is no bound. A deadline is in milliseconds
+    /// here and below.
+    pub(crate) fn default(self) -> Option<u64> {
+        match self {
+            Self::Memory => Some(DEFAULT_MEMORY),
+            Self::TableElements => Some(DEFAULT_TABLE_ELEMENTS),
+            Self::Instances => Some(DEFAULT_INSTANCES),
+            Self::Stack => Some(DEFAULT_STACK),
+            Self::Fuel | Self::Deadline => None,
+        }
+    }
+
+    /// The least and the most that it can be set to.
+    pub(crate) fn range(self) -> (u64, u64) {
+        match self {
+            // From one page of wasm memory to all that 32-bit wasm can address.
+            Self::Memory => (64 * KIB, 4 << 30),
+            // Ten million references take about 80 MB of the host's memory.
+            Self::TableElements => (0, 10_000_000),
+            Self::Instances => (1, 100_000),
+            // Less is not enough for the libraries of some languages to begin; more would let a
+            // guest take beside its linear memory what no limit of the engine counts.
+            Self::Stack => (64 * KIB, 64 * MIB),
+            Self::Fuel => (1, u64::MAX),
+            // A year.
+            Self::Deadline => (1, 365 * 24 * 3_600_000),
+        }
+    }
+
+    /// What a value of it looks like.
+    pub(crate) fn expected(self) -> &'static str {
+        match self {
+            Self::Memory => "bytes between 64KiB and 4GiB, as a number or as text like \"128MiB\"",
+            Self::TableElements => "a number between 0 and 10000000",
+            Self::Instances => "a number between 1 and 100000",
+            Self::Stack => "bytes between 64KiB and 64MiB, as a number or as text like \"512KiB\"",
+            Self::Fuel => "a number of at least 1",
+            Self::Deadline => "a time between 1ms and 8760h, as text like \"30s\"",
+        }
+    }
+
+    /// Reads the text of a value.
+    pub(crate) fn read(self, raw: &str) -> Option<u64> {
+        let value = match self {
+            Self::Memory | Self::Stack => size(raw),
+            Self::TableElements | Self::Instances | Self::Fuel => digits(raw),
+            Self::Deadline => milliseconds(raw),
+        };
+        value.filter(|value| self.allows(*value))
+    }
+
+    /// Says whether it can be set to this value at all.
+    pub(crate) fn allows(self, value: u64) -> bool {
+        let (least, most) = self.range();
+        (least..=most).contains(&value)
+    }
+
+    /// Shows a value as it would be written.
+    #[must_use]
+    pub fn shown(self, value: u64) -> String {
+        match self {
+            Self::Memory | Self::Stack => shown_size(value),
+            Self::TableElements | Self::Instances | Self::Fuel => value.to_string(),
+            Self::Deadline => shown_span(Duration::from_millis(value)),
+        }
+    }
+
+    /// Says in words where its value stands.
+    #[must_use]
+    pub fn place(self, setter: Setter) -> String {
+        let (key, annotation) = (self.key(), self.annotation());
+        match setter {
+            Setter::BuiltIn => format!(
+                "built in; {key} under [limits] of {} or annotation {annotation} changes it",
+                node::PATH
+            ),
+            Setter::NodeFile => format!("set by {key} under [limits] of {}", node::PATH),
+            Setter::Options => format!("set by {key} under [limits] of containerd's options"),
+            Setter::Image => format!("set by annotation {annotation} of the image"),
+            Setter::Pod => format!("set by annotation {annotation} of the pod"),
+            Setter::Cgroup => "the container's memory limit less what the engine needs".to_owned(),
+        }
+    }
+}
+
+impl Setters {
+    /// Who has set this one.
+    #[must_use]
+    pub fn of(&self, limit: Limit) -> Setter {
+        self.0[limit as usize]
+    }
+
+    pub(crate) fn set(&mut self, limit: Limit, setter: Setter) {
+        self.0[limit as usize] = setter;
+    }
+}
+
+impl Limits {
+    /// The value of one of them, a deadline in milliseconds; `None` where there is no bound.
+    #[must_use]
+    pub fn get(&self, limit: Limit) -> Option<u64> {
+        match limit {
+            Limit::Memory => Some(self.memory),
+            Limit::TableElements => Some(self.table_elements),
+            Limit::Instances => Some(self.instances),
+            Limit::Stack => Some(self.stack),
+            Limit::Fuel => self.fuel,
+            Limit::Deadline => {
+                self.deadline.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+            }
+        }
+    }
+
+    /// Names one of them with its value and where that stands.
+    #[must_use]
+    pub fn named(&self, limit: Limit) -> String {
+        let value = self.get(limit).map_or_else(|| "none".to_owned(), |value| limit.shown(value));
+        format!("{} = {value} ({})", limit.key(), limit.place(self.set_by.of(limit)))
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        NodeLimits::default().within(None)
-    }
-}
-
-/// What the node file says of every guest's bounds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NodeLimits {
-    /// `memory`, if it is written.
-    pub memory: Option<u64>,
-    /// `table_elements`, if it is written.
-    pub table_elements: Option<u64>,
-    /// `fuel`, if it is written.
-    pub fuel: Option<u64>,
-}
-
-impl NodeLimits {
-    /// The bounds of a guest whose container's cgroup has this memory limit, as the runtime
-    /// specification writes it: 0 says nothing, and less is no limit.
-    #[must_use]
-    pub fn within(&self, cgroup_memory: Option<i64>) -> Limits {
-        Limits {
-            memory: engine_memory(cgroup_memory, self.memory),
-            table_elements: self.table_elements.unwrap_or(DEFAULT_TABLE_ELEMENTS),
-            fuel: self.fuel,
+        Self {
+            memory: DEFAULT_MEMORY,
+            table_elements: DEFAULT_TABLE_ELEMENTS,
+            instances: DEFAULT_INSTANCES,
+            stack: DEFAULT_STACK,
+            fuel: None,
+            deadline: None,
+            set_by: Setters::default(),
         }
     }
 }
 
-/// Decides how much linear memory a guest may have, from its cgroup's limit and the node file's.
-fn engine_memory(cgroup: Option<i64>, written: Option<u64>) -> u64 {
-    let limit = cgroup.and_then(|bytes| u64::try_from(bytes).ok()).filter(|&bytes| bytes > 0);
-    match (limit, written) {
-        (None, None) => DEFAULT_MEMORY,
-        (None, Some(written)) => written,
-        (Some(limit), written) => {
-            // Of a small limit half is left: some guest may still run in it.
-            let below = limit - OVERHEAD.min(limit / 2);
-            written.map_or(below, |written| written.min(below))
-        }
+impl fmt::Display for Limits {
+    /// A line for each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Limit::ALL.iter().try_for_each(|limit| writeln!(f, "limits.{}", self.named(*limit)))
     }
-}
-
-/// Takes the keys of a `[limits]` table.
-pub(crate) fn read(table: &mut Reader) -> Result<NodeLimits, TableError> {
-    let memory = table.take(
-        "memory",
-        "bytes between 64KiB and 4GiB, as a number or as text like \"128MiB\"",
-        |value| size_of(value).filter(|size| (LEAST_MEMORY..=MOST_MEMORY).contains(size)),
-    )?;
-    let table_elements =
-        table.take("table_elements", "a number between 0 and 10000000", |value| {
-            number(value).filter(|&count| count <= MOST_TABLE_ELEMENTS)
-        })?;
-    let fuel = table
-        .take("fuel", "a number of at least 1", |value| number(value).filter(|&fuel| fuel > 0))?;
-    Ok(NodeLimits { memory, table_elements, fuel })
-}
-
-fn size_of(value: &Value) -> Option<u64> {
-    number(value).or_else(|| value.as_str().and_then(size))
-}
-
-/// Reads a number of bytes: digits alone, or followed by `KiB`, `MiB` or `GiB`.
-pub(crate) fn size(raw: &str) -> Option<u64> {
-    let end = raw.find(|c: char| !c.is_ascii_digit()).unwrap_or(raw.len());
-    let (digits, unit) = raw.split_at(end);
-    let unit = match unit {
-        "" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 #[cfg(test)]
@@ -132,73 +272,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engines_memory_stays_below_the_cgroups_and_the_nodes() {
-        const KIB: u64 = 1 << 10;
-        let mib = |count: i64| Some(count << 20);
-        let node = |count: u64| Some(count * MIB);
+    fn the_built_in_bounds_are_the_documented_ones() {
+        let limits = Limits::default();
+        for limit in Limit::ALL {
+            assert_eq!(limits.get(limit), limit.default(), "{limit:?}");
+            assert!(limit.default().is_none_or(|value| limit.allows(value)), "{limit:?}");
+        }
+        assert_eq!((limits.memory, limits.table_elements), (128 << 20, 1000));
+        assert_eq!((limits.instances, limits.stack), (1000, 512 << 10));
+    }
+
+    #[test]
+    fn values_outside_their_range_cannot_be_read() {
         let table = [
-            // Without a limit on the cgroup: the node's, or the default.
-            (None, None, 128 * MIB),
-            (None, node(64), 64 * MIB),
-            (None, node(4096), 4096 * MIB),
-            (Some(0), None, 128 * MIB),
-            (Some(-1), None, 128 * MIB),
-            (Some(-1), node(64), 64 * MIB),
-            (Some(i64::MIN), None, 128 * MIB),
-            // With one: less the overhead, above the default as well as below.
-            (mib(64), None, 56 * MIB),
-            (mib(256), None, 248 * MIB),
-            (mib(16), None, 8 * MIB),
-            (Some(i64::MAX), None, i64::MAX.cast_unsigned() - 8 * MIB),
-            // Half of a small one.
-            (mib(15), None, 7 * MIB + 512 * KIB),
-            (mib(4), None, 2 * MIB),
-            (Some(4096), None, 2048),
-            (Some(1), None, 1),
-            // Never above what the operator wrote.
-            (mib(256), node(64), 64 * MIB),
-            (mib(64), node(64), 56 * MIB),
-            (mib(64), node(128), 56 * MIB),
-            (mib(72), node(64), 64 * MIB),
+            (Limit::Memory, "64KiB", Some(64 << 10)),
+            (Limit::Memory, "4GiB", Some(4 << 30)),
+            (Limit::Memory, "65535", None),
+            (Limit::Memory, "5GiB", None),
+            (Limit::TableElements, "0", Some(0)),
+            (Limit::TableElements, "10000001", None),
+            (Limit::Instances, "0", None),
+            (Limit::Instances, "1", Some(1)),
+            (Limit::Stack, "1MiB", Some(1 << 20)),
+            (Limit::Stack, "65MiB", None),
+            (Limit::Fuel, "0", None),
+            (Limit::Fuel, "1MiB", None),
+            (Limit::Deadline, "30s", Some(30_000)),
+            (Limit::Deadline, "30", None),
+            (Limit::Deadline, "0s", None),
+            (Limit::Deadline, "8761h", None),
         ];
-        for (cgroup, written, expected) in table {
-            assert_eq!(engine_memory(cgroup, written), expected, "{cgroup:?} {written:?}");
+        for (limit, raw, expected) in table {
+            assert_eq!(limit.read(raw), expected, "{limit:?} {raw}");
         }
     }
 
     #[test]
-    fn what_the_node_file_does_not_say_has_its_default() {
-        let silent = NodeLimits::default();
-        let default = Limits { memory: 128 * MIB, table_elements: 1000, fuel: None };
-        assert_eq!((silent.within(None), Limits::default()), (default, default));
-        let said = NodeLimits { memory: Some(MIB), table_elements: Some(0), fuel: Some(9) };
-        let expected = Limits { memory: MIB, table_elements: 0, fuel: Some(9) };
-        assert_eq!(said.within(Some(64 << 20)), expected);
-    }
-
-    #[test]
-    fn sizes_are_digits_and_a_unit() {
-        let table = [
-            ("0", Some(0)),
-            ("10485760", Some(10 << 20)),
-            ("10MiB", Some(10 << 20)),
-            ("1KiB", Some(1024)),
-            ("2GiB", Some(2 << 30)),
-            ("18446744073709551615", Some(u64::MAX)),
-            ("18446744073709551616", None),
-            ("17179869184GiB", None),
-            ("", None),
-            ("MiB", None),
-            ("10 MiB", None),
-            ("10MB", None),
-            ("+1", None),
-            ("-1", None),
-            ("1.5GiB", None),
-            ("1_000", None),
-            ("0x10", None),
-        ];
-        for (raw, expected) in table {
-            assert_eq!(size(raw), expected, "{raw:?}");
-        }
+    fn a_bound_is_named_with_its_value_and_its_place() {
+        let mut limits = Limits { fuel: Some(7), ..Limits::default() };
+        limits.set_by.set(Limit::Fuel, Setter::Pod);
+        assert_eq!(
+            limits.named(Limit::Fuel),
+            "fuel = 7 (set by annotation com.wasm.limits.fuel of the pod)"
+        );
+        limits.set_by.set(Limit::Memory, Setter::NodeFile);
+        let lines = limits.to_string();
+        let expected =
+            "limits.memory = 128MiB (set by memory under [limits] of /etc/hybrid/config.toml)\n";
+        assert!(lines.starts_with(expected), "{lines}");
+        assert!(lines.contains("limits.deadline = none (built in"), "{lines}");
     }
 }

@@ -8,10 +8,13 @@
 //! container_runtime = "runc"   # or "libcontainer": the same path
 //! auto_detect = true
 //! ```
+//!
+//! Below these stand the tables of [`crate::operator`].
 
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use crate::operator::{self, Document, NodeEngine, NodeLimits};
 use crate::table::{Reader, TableError};
 
 /// Who runs wasm.
@@ -32,7 +35,7 @@ pub enum ContainerRuntime {
 }
 
 /// What the table says; nothing for keys that it leaves out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// `wasm_runtime`.
     pub wasm_runtime: Option<WasmRuntime>,
@@ -40,12 +43,16 @@ pub struct Options {
     pub container_runtime: Option<ContainerRuntime>,
     /// `auto_detect`.
     pub auto_detect: Option<bool>,
+    /// `[limits]`.
+    pub limits: NodeLimits,
+    /// `[engine]`.
+    pub engine: NodeEngine,
 }
 
 /// Reads the table's text; an empty one says nothing.
 pub fn parse(toml: &str) -> Result<Options, TableError> {
     let mut table = Reader::of("the runtime options", toml)?;
-    let options = read(&mut table)?;
+    let options = read(&mut table, Document::Options)?;
     // containerd's own key beside ours: the type under which it sends the table.
     let _type_url: Option<String> =
         table.take("TypeUrl", "a text", |value| value.as_str().map(str::to_owned))?;
@@ -54,7 +61,7 @@ pub fn parse(toml: &str) -> Result<Options, TableError> {
 }
 
 /// Takes the keys that options and node file have in common.
-pub(crate) fn read(table: &mut Reader) -> Result<Options, TableError> {
+pub(crate) fn read(table: &mut Reader, document: Document) -> Result<Options, TableError> {
     Ok(Options {
         wasm_runtime: table.take(
             "wasm_runtime",
@@ -70,6 +77,8 @@ pub(crate) fn read(table: &mut Reader) -> Result<Options, TableError> {
             },
         )?,
         auto_detect: table.take("auto_detect", "true or false", Value::as_bool)?,
+        limits: operator::limits(table, document)?,
+        engine: operator::engine(table, document)?,
     })
 }
 
@@ -101,6 +110,7 @@ mod tests {
                 wasm_runtime: Some(WasmRuntime::Wasmtime),
                 container_runtime: Some(ContainerRuntime::Libcontainer),
                 auto_detect: Some(true),
+                ..Options::default()
             }
         );
     }
@@ -119,7 +129,7 @@ mod tests {
         let refused = parse("auto_detct = true").unwrap_err().to_string();
         assert_eq!(
             refused,
-            "the runtime options have the unknown key \"auto_detct\"; known are wasm_runtime, container_runtime, auto_detect, TypeUrl"
+            "the runtime options have the unknown key \"auto_detct\"; known are wasm_runtime, container_runtime, auto_detect, limits, engine, TypeUrl"
         );
         let runcs = parse("SystemdCgroup = true").unwrap_err().to_string();
         assert!(runcs.ends_with("read from each container's cgroups path"), "{runcs}");

@@ -2,7 +2,7 @@
 
 use image::quoted::Quoted;
 
-use crate::limits;
+use crate::quantity::{self, digits};
 
 use super::error::unreadable;
 use super::{Asked, CapabilityError, GuestPath, HostPattern, MAX_ENTRIES, Protocol};
@@ -79,7 +79,7 @@ pub(super) fn count(asked: &Asked) -> Result<u32, CapabilityError> {
 
 /// Reads a number of bytes.
 pub(super) fn size(asked: &Asked) -> Result<u64, CapabilityError> {
-    match limits::size(&asked.value) {
+    match quantity::size(&asked.value) {
         Some(size) if size > 0 => Ok(size),
         Some(_) | None => Err(unreadable(
             asked,
@@ -117,9 +117,4 @@ fn entries(asked: &Asked) -> Result<Vec<&str>, CapabilityError> {
         return Err(unreadable(asked, "one of its entries, between commas, is empty"));
     }
     Ok(entries)
-}
-
-/// Reads digits alone: no sign, no blank, no underscore.
-fn digits(raw: &str) -> Option<u64> {
-    raw.bytes().all(|byte| byte.is_ascii_digit()).then(|| raw.parse().ok())?
 }
