@@ -11,7 +11,7 @@ use image::annotations::Wanted;
 use image::detect::ImageFacts;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxResources, Mount, Process, Spec};
 
-use settings::NodeLimits;
+use settings::Policy;
 
 use crate::error::Error;
 
@@ -33,8 +33,8 @@ pub struct ContainerSpec {
     pub image: Arc<dyn Image>,
     /// Who is to run it.
     pub runtime: RuntimeType,
-    /// The bounds of the guest, should it be wasm.
-    pub limits: NodeLimits,
+    /// What it gets and may ask for, should it be wasm.
+    pub policy: Policy,
     /// Who owns it.
     pub metadata: Metadata,
     /// Standard input, output and error of the init process.

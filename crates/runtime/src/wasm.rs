@@ -10,10 +10,8 @@ use image::entrypoint;
 use keeper::client::Keeper;
 use keeper::message::CreateWasm;
 use oci_spec::runtime::LinuxResources;
-use settings::Limits;
 use sys::error::chain;
 use wasm::command::{Access, Guest};
-use wasm::engine::EngineSettings;
 use wasm::entry::Entry;
 use wasm::sandbox::SandboxPlan;
 
@@ -35,7 +33,7 @@ use crate::spec::{Command, ContainerSpec, ExecOptions};
 use crate::stats::Stats;
 use crate::universal::UniversalContainer;
 
-use guests::Own;
+use guests::{Own, Runs};
 use make::{Make, What};
 use module::Module;
 
@@ -68,16 +66,21 @@ impl WasmContainers {
             .map_err(|error| Error::InvalidSpec(chain(&error)))?;
         let hooks = Hooks::from_spec(&spec.oci, &spec.id, &spec.bundle)?;
         let location = sandbox.cgroup.clone();
-        check_requests(image, source, pod, &writable(&sandbox))?;
+        let asked = annotations_of(image, source)?;
+        check_requests(&asked, pod, &writable(&sandbox))?;
+        let cgroup_memory = sandbox.resources.as_ref().and_then(guests::memory_limit);
+        let workload = settings::policy::decide(&spec.policy, &asked, pod, cgroup_memory)
+            .map_err(|error| Error::InvalidSpec(chain(&error)))?;
         let args = spec.process()?.args().clone().unwrap_or_default();
         let own = Own { args, source: source.clone(), image: image.cloned() };
         let module = Module::locate(spec.rootfs()?, source).await?;
-        let guests = Guests::new(&spec, &sandbox, hooks, module.digest, own)?;
-        let guest = guest_of(&spec, image, source, guests.limits())?;
+        let what = Runs { module: module.digest, own, workload };
+        let guests = Guests::new(&spec, &sandbox, hooks, what)?;
+        let guest = guest_of(&spec, image, source, &guests)?;
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
-        let engine = EngineSettings::enforcing(&guest.limits);
+        let engine = guests.engine();
         let create = CreateWasm { sandbox, guest, module: module.digest, engine };
         let make = Make { keeper: &self.keeper, gauge: &guests.gauge, stdio: &spec.stdio };
         let created = match make.with(&module, &*spec.image, What::Init(create)).await {
@@ -178,19 +181,19 @@ fn guests_of(container: &ContainerHandle) -> Result<&Guests, Error> {
     }
 }
 
+/// What the image says of the module that runs.
+fn annotations_of(image: Option<&ImageFacts>, source: &Source) -> Result<Annotations, Error> {
+    let found = image.map(|image| image.annotations_for(source)).transpose();
+    found.map(Option::unwrap_or_default).map_err(|error| Error::InvalidSpec(chain(&error)))
+}
+
 /// Refuses what the image or the pod asks for beyond what this version grants.
 fn check_requests(
-    image: Option<&ImageFacts>,
-    source: &Source,
+    image: &Annotations,
     pod: &Annotations,
     writable: &[PathBuf],
 ) -> Result<(), Error> {
-    let refused = |error: image::annotations::AnnotationError| Error::InvalidSpec(chain(&error));
-    let asked = match image {
-        Some(image) => image.annotations_for(source).map_err(refused)?,
-        None => Annotations::default(),
-    };
-    let request = settings::capabilities::parse(&asked, pod)
+    let request = settings::capabilities::parse(image, pod)
         .map_err(|error| Error::InvalidSpec(chain(&error)))?;
     request.without_network().map_err(|error| Error::InvalidSpec(chain(&error)))?;
     let beyond = request.files.writes_beyond(writable);
@@ -219,7 +222,7 @@ fn guest_of(
     spec: &ContainerSpec,
     image: Option<&ImageFacts>,
     source: &Source,
-    limits: Limits,
+    guests: &Guests,
 ) -> Result<Guest, Error> {
     let process = spec.process()?;
     let layer = image.and_then(|image| match source {
@@ -233,7 +236,8 @@ fn guest_of(
         args: entrypoint::guest_arguments(given, layer),
         env: process.env().clone().unwrap_or_default(),
         entry: Entry::Command,
-        limits,
+        limits: guests.limits(),
+        config: guests.config(),
     };
     guest.check().map_err(|error| Error::InvalidSpec(chain(&error)))?;
     Ok(guest)

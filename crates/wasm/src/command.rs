@@ -2,10 +2,11 @@
 //! directories, an exit code.
 //!
 //! Called in the container's init, inside its sandbox. The async runtime is made here, on the
-//! calling thread, and no second thread is ever started: file calls block the guest's own thread
-//! and waiting goes through epoll. What is not handed over in [`Guest`] or as a [`Preopen`] does not
+//! calling thread, and no second thread is started but the one that watches a deadline: file calls
+//! block the guest's own thread and waiting goes through epoll. What is not handed over in [`Guest`] or as a [`Preopen`] does not
 //! exist for the guest: no variable is inherited, no address can be reached.
 
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
@@ -15,10 +16,11 @@ use wasmtime::error::Context as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
-use crate::engine::Fuel;
+use crate::deadline::Watch;
+use crate::engine::{Fuel, Interruption};
 use crate::entry::{self, Entry};
 use crate::gauge::Recorder;
-use crate::limits::{Limits, Meter};
+use crate::limits::{self, Limits, MAX_RANDOM_BYTES, Meter};
 use crate::module::{Linked, Prepared};
 use crate::outcome::Outcome;
 use crate::stdio::{Input, Output, Waiting};
@@ -36,6 +38,9 @@ pub struct Guest {
     /// What it may take of tables, and how much it may compute. How much memory it may take is
     /// the gauge's to say, which is made with [`Limits::memory`] and follows an update.
     pub limits: Limits,
+    /// Its own configuration, by name.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
 }
 
 /// A guest cannot be started with what it is given.
@@ -113,7 +118,16 @@ impl WasiView for Host {
 /// A trap gives 134, a program that could not be started 1; both say why on standard error.
 #[must_use]
 pub fn run(prepared: &Prepared, guest: &Guest, preopens: &[Preopen], gauge: &Recorder) -> i32 {
+    let watch = match Watch::begin(prepared, guest) {
+        Ok(watch) => watch,
+        Err(error) => return end(&Outcome::of(Err(error), &guest.limits, None)),
+    };
     let outcome = run_to_end(prepared, guest, preopens, gauge);
+    watch.end();
+    end(&outcome)
+}
+
+fn end(outcome: &Outcome) -> i32 {
     if let Some(report) = outcome.report() {
         Output::error().say(&report);
     }
@@ -126,24 +140,25 @@ fn run_to_end(
     preopens: &[Preopen],
     gauge: &Recorder,
 ) -> Outcome {
+    let not_run = |error| Outcome::of(Err(error), &guest.limits, None);
     // Neither the runtime nor the store is ever dropped: the process ends when the guest has, and
     // the kernel takes a memory of gigabytes back faster than it is unmapped piece by piece.
     let runtime = match async_runtime() {
         Ok(runtime) => ManuallyDrop::new(runtime),
-        Err(error) => return Outcome::of(Err(error), None),
+        Err(error) => return not_run(error),
     };
     // Entered already here: parts of WASI look for the ambient runtime and, finding none, start a
     // multi-threaded one of their own.
     let _entered = runtime.enter();
     let mut store = match store_for(prepared, guest, preopens, gauge) {
         Ok(store) => ManuallyDrop::new(store),
-        Err(error) => return Outcome::of(Err(error), None),
+        Err(error) => return not_run(error),
     };
     let name = guest.args.first().map_or("", String::as_str);
     let result = runtime
         .block_on(call(prepared, &mut store, guest))
         .with_context(|| format!("failed to run `{}`", name.escape_debug()));
-    Outcome::of(result, store.data().meter.memory_refused())
+    Outcome::of(result, &guest.limits, store.data().meter.refused())
 }
 
 fn store_for(
@@ -156,6 +171,11 @@ fn store_for(
     let host = Host { wasi: wasi_for(guest, preopens)?, meter };
     let mut store = Store::new(prepared.engine.wasmtime(), host);
     store.limiter(|host| &mut host.meter);
+    limits::bound_the_host(&mut store);
+    if prepared.engine.interruption() == Interruption::Epochs {
+        // One tick away: it is the watch that ticks, once. Without a deadline nobody does.
+        store.set_epoch_deadline(1);
+    }
     match (guest.limits.fuel, prepared.engine.fuel()) {
         (None, Fuel::Unmetered) => {}
         (bound, _) => {
@@ -209,6 +229,7 @@ fn wasi_for(guest: &Guest, preopens: &[Preopen]) -> wasmtime::Result<WasiP1Ctx> 
     wasi.allow_blocking_current_thread(true)
         .allow_tcp(false)
         .allow_udp(false)
+        .max_random_size(MAX_RANDOM_BYTES)
         .stdin(Input::default())
         .stdout(Output::standard())
         .stderr(Output::error())

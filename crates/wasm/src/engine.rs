@@ -8,26 +8,15 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use wasmtime::{Config, OptLevel, WasmBacktraceDetails};
+use wasmtime::{Config, OptLevel, WasmBacktraceDetails, WasmFeatures};
 
-/// Bytes of stack a guest may use before it traps.
-const MAX_WASM_STACK: usize = 512 * 1024;
+pub use settings::engine::{Optimise, P3, Proposal, Proposals};
+
+/// Bytes that the host's functions have on a guest's stack beside what the guest may use itself.
+const HOST_STACK: u64 = 1536 << 10;
 
 /// Frames a trap's backtrace shows at most.
 const BACKTRACE_FRAMES: usize = 32;
-
-/// How hard the compiler works for faster or smaller native code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Optimise {
-    /// Compile as quickly as possible.
-    None,
-    /// Optimise for speed alone.
-    Speed,
-    /// Optimise for speed, and for size where speed does not suffer.
-    #[default]
-    SpeedAndSize,
-}
 
 /// Whether what a guest computes is counted. It makes every guest slower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,22 +29,60 @@ pub enum Fuel {
     Metered,
 }
 
-/// What of the engine can be chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Whether a guest that computes can be interrupted. It makes every loop and call a little slower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interruption {
+    /// Only a signal ends it.
+    #[default]
+    None,
+    /// When the engine's epoch has reached the store's deadline.
+    Epochs,
+}
+
+/// What of the engine can be chosen: all that changes how code is compiled or run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
     /// The compiler's optimisation level.
     pub optimise: Optimise,
     /// Whether [`settings::Limits::fuel`] can be given.
     pub fuel: Fuel,
+    /// Whether [`settings::Limits::deadline`] can be given.
+    pub interruption: Interruption,
+    /// Bytes of stack a guest may use before it traps.
+    pub stack: u64,
+    /// The proposals of WebAssembly that are on.
+    pub proposals: Proposals,
+    /// Whether components may use what WASI 0.3 builds on.
+    pub p3: P3,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self::of(&settings::engine::Engine::default(), &settings::Limits::default())
+    }
 }
 
 impl EngineSettings {
+    /// What was decided for a workload, and what enforcing its limits takes.
+    #[must_use]
+    pub fn of(engine: &settings::engine::Engine, limits: &settings::Limits) -> Self {
+        let bounded = limits.deadline.is_some();
+        Self {
+            optimise: engine.optimise,
+            fuel: if limits.fuel.is_some() { Fuel::Metered } else { Fuel::Unmetered },
+            interruption: if bounded { Interruption::Epochs } else { Interruption::None },
+            stack: limits.stack,
+            proposals: engine.proposals,
+            p3: engine.p3,
+        }
+    }
+
     /// The defaults, and what enforcing these limits takes.
     #[must_use]
     pub fn enforcing(limits: &settings::Limits) -> Self {
-        let fuel = if limits.fuel.is_some() { Fuel::Metered } else { Fuel::Unmetered };
-        Self { fuel, ..Self::default() }
+        Self::of(&settings::engine::Engine::default(), limits)
     }
 }
 
@@ -70,6 +97,7 @@ pub struct Engine {
     inner: wasmtime::Engine,
     compatibility: String,
     fuel: Fuel,
+    interruption: Interruption,
 }
 
 impl Engine {
@@ -81,7 +109,8 @@ impl Engine {
         let inner = wasmtime::Engine::new(&configure(settings))
             .map_err(|error| EngineError(error.into_boxed_dyn_error()))?;
         let compatibility = compatibility_of(&inner);
-        Ok(Self { inner, compatibility, fuel: settings.fuel })
+        let EngineSettings { fuel, interruption, .. } = *settings;
+        Ok(Self { inner, compatibility, fuel, interruption })
     }
 
     /// Returns 16 hex digits that differ whenever native code of one engine would not suit
@@ -93,6 +122,10 @@ impl Engine {
 
     pub(crate) fn fuel(&self) -> Fuel {
         self.fuel
+    }
+
+    pub(crate) fn interruption(&self) -> Interruption {
+        self.interruption
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -107,6 +140,15 @@ impl std::fmt::Debug for Engine {
 }
 
 fn configure(settings: &EngineSettings) -> Config {
+    let mut config = configure_all_but_proposals(settings);
+    for proposal in Proposal::ALL {
+        config.wasm_features(feature(proposal), settings.proposals.has(proposal));
+    }
+    config
+}
+
+fn configure_all_but_proposals(settings: &EngineSettings) -> Config {
+    let stack = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let mut config = Config::new();
     config
         .cranelift_opt_level(match settings.optimise {
@@ -116,7 +158,8 @@ fn configure(settings: &EngineSettings) -> Config {
         })
         // Compiling happens in a child of its own, where threads harm nobody.
         .parallel_compilation(true)
-        .max_wasm_stack(MAX_WASM_STACK)
+        .max_wasm_stack(stack(settings.stack))
+        .async_stack_size(stack(settings.stack.saturating_add(HOST_STACK)))
         // The initial memory is mapped from the artifact instead of being copied into each guest.
         .memory_init_cow(true)
         .signals_based_traps(true)
@@ -128,9 +171,30 @@ fn configure(settings: &EngineSettings) -> Config {
         // and checked at every load.
         .native_unwind_info(false)
         .consume_fuel(settings.fuel == Fuel::Metered)
-        .epoch_interruption(false)
-        .wasm_component_model(true);
+        .epoch_interruption(settings.interruption == Interruption::Epochs)
+        .wasm_component_model(true)
+        // What is asynchronous in components is on wherever it is built in, unless it is refused.
+        .concurrency_support(settings.p3 == P3::On);
     config
+}
+
+fn feature(proposal: Proposal) -> WasmFeatures {
+    match proposal {
+        Proposal::BulkMemory => WasmFeatures::BULK_MEMORY,
+        Proposal::CustomPageSizes => WasmFeatures::CUSTOM_PAGE_SIZES,
+        Proposal::Exceptions => WasmFeatures::EXCEPTIONS,
+        Proposal::ExtendedConst => WasmFeatures::EXTENDED_CONST,
+        Proposal::FunctionReferences => WasmFeatures::FUNCTION_REFERENCES,
+        Proposal::Gc => WasmFeatures::GC,
+        Proposal::Memory64 => WasmFeatures::MEMORY64,
+        Proposal::MultiMemory => WasmFeatures::MULTI_MEMORY,
+        Proposal::MultiValue => WasmFeatures::MULTI_VALUE,
+        Proposal::ReferenceTypes => WasmFeatures::REFERENCE_TYPES,
+        Proposal::RelaxedSimd => WasmFeatures::RELAXED_SIMD,
+        Proposal::Simd => WasmFeatures::SIMD,
+        Proposal::TailCall => WasmFeatures::TAIL_CALL,
+        Proposal::WideArithmetic => WasmFeatures::WIDE_ARITHMETIC,
+    }
 }
 
 fn compatibility_of(engine: &wasmtime::Engine) -> String {
@@ -155,6 +219,8 @@ impl Hasher for StableHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -167,20 +233,59 @@ mod tests {
     }
 
     #[test]
-    fn computing_is_counted_only_where_it_is_bounded() {
-        let limits = |fuel| settings::Limits { fuel, ..settings::Limits::default() };
-        assert_eq!(EngineSettings::enforcing(&limits(None)), EngineSettings::default());
-        assert_eq!(EngineSettings::enforcing(&limits(Some(1))).fuel, Fuel::Metered);
+    fn the_engine_has_what_enforcing_the_limits_takes() {
+        let of = |limits: settings::Limits| EngineSettings::enforcing(&limits);
+        let default = settings::Limits::default();
+        assert_eq!(of(default), EngineSettings::default());
+        assert_eq!(of(settings::Limits { fuel: Some(1), ..default }).fuel, Fuel::Metered);
+        let bounded = of(settings::Limits { deadline: Some(Duration::from_secs(1)), ..default });
+        assert_eq!(bounded.interruption, Interruption::Epochs);
+        assert_eq!(of(settings::Limits { stack: 1 << 20, ..default }).stack, 1 << 20);
     }
 
     #[test]
     fn other_settings_are_not_compatible() {
         let default = EngineSettings::default();
-        let quick = EngineSettings { optimise: Optimise::None, ..default.clone() };
-        let metered = EngineSettings { fuel: Fuel::Metered, ..default.clone() };
         let usual = Engine::new(&default).unwrap();
-        for other in [quick, metered] {
+        let without = |proposal| {
+            let rest = Proposal::ALL.into_iter().filter(|each| *each != proposal);
+            Proposals::of(rest.filter(|each| default.proposals.has(*each)))
+        };
+        for other in [
+            EngineSettings { optimise: Optimise::None, ..default.clone() },
+            EngineSettings { fuel: Fuel::Metered, ..default.clone() },
+            EngineSettings { interruption: Interruption::Epochs, ..default.clone() },
+            EngineSettings { proposals: without(Proposal::RelaxedSimd), ..default.clone() },
+            EngineSettings { proposals: Proposals::of(Proposal::ALL), ..default.clone() },
+        ] {
             assert_ne!(Engine::new(&other).unwrap().compatibility(), usual.compatibility());
+        }
+        // The stack is not the code's matter, so that one compilation serves all sizes.
+        let deep = EngineSettings { stack: 8 << 20, ..default.clone() };
+        assert_eq!(Engine::new(&deep).unwrap().compatibility(), usual.compatibility());
+    }
+
+    #[test]
+    fn the_usual_proposals_are_those_of_the_engine() {
+        let settings = EngineSettings::default();
+        let plain = wasmtime::Engine::new(&configure_all_but_proposals(&settings)).unwrap();
+        assert_eq!(compatibility_of(&plain), Engine::new(&settings).unwrap().compatibility());
+    }
+
+    #[test]
+    fn every_engine_that_can_be_asked_for_can_be_made() {
+        let default = EngineSettings::default();
+        let proposals = |on: &[Proposal]| Proposals::of(on.iter().copied());
+        for proposals in [
+            proposals(&[]),
+            proposals(&[Proposal::Simd]),
+            proposals(&[Proposal::ReferenceTypes, Proposal::Exceptions]),
+            proposals(&[Proposal::ReferenceTypes, Proposal::FunctionReferences, Proposal::Gc]),
+        ] {
+            Engine::new(&EngineSettings { proposals, ..default.clone() }).unwrap();
+        }
+        for stack in [64 << 10, 64 << 20] {
+            Engine::new(&EngineSettings { stack, ..default.clone() }).unwrap();
         }
     }
 }

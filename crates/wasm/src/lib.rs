@@ -26,5 +26,6 @@ pub mod module;
 pub mod sandbox;
 
 mod artifact;
+mod deadline;
 mod outcome;
 mod stdio;

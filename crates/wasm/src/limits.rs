@@ -1,16 +1,25 @@
-//! What one guest may take: linear memory and tables, counted over all of its instances.
+//! What one guest may take: linear memory and tables, counted over all of its instances, and what
+//! it may have the host keep for it.
 
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, Store};
+use wasmtime_wasi::WasiView;
 
 use crate::gauge::Recorder;
 
 pub use settings::Limits;
+pub use settings::limits::Limit;
 
 /// Table elements a module may declare in all. They are part of its size, like its code: a Go
 /// program declares one for each of its functions.
 const MAX_DECLARED_TABLE_ELEMENTS: usize = 1_000_000;
 
-const MAX_INSTANCES: usize = 1_000;
+/// Resources that the host keeps for a guest at a time: descriptors, streams, things to wait for.
+/// What one call copies the engine bounds itself, to 128 MiB, which are the guest's own as well.
+const MAX_RESOURCES: usize = 10_000;
+
+/// Random bytes that one call gives; they are made in the host's memory before they are the guest's.
+pub(crate) const MAX_RANDOM_BYTES: u64 = 16 << 20;
+
 const MAX_TABLES: usize = 1_000;
 const MAX_MEMORIES: usize = 100;
 
@@ -22,18 +31,21 @@ const MAX_MEMORIES: usize = 100;
 pub(crate) struct Meter {
     gauge: Recorder,
     memory_taken: usize,
-    memory_refused: Option<MemoryRefused>,
+    refused: Option<Refused>,
     table_limit: usize,
+    instances: usize,
     declared_table_elements: usize,
     table_elements: usize,
     phase: Phase,
 }
 
-/// The memory limit has kept a guest from something.
+/// A limit has kept a guest from something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MemoryRefused {
-    /// The limit, in bytes, when it did.
-    pub(crate) limit: u64,
+pub(crate) struct Refused {
+    /// Which limit: that on memory or on tables.
+    pub(crate) limit: Limit,
+    /// Its value when it did.
+    pub(crate) most: u64,
     /// What the guest would have had.
     pub(crate) wanted: u64,
 }
@@ -50,8 +62,9 @@ impl Meter {
         Self {
             gauge,
             memory_taken: 0,
-            memory_refused: None,
+            refused: None,
             table_limit: usize::try_from(limits.table_elements).unwrap_or(usize::MAX),
+            instances: usize::try_from(limits.instances).unwrap_or(usize::MAX),
             declared_table_elements: 0,
             table_elements: 0,
             phase: Phase::Instantiating,
@@ -64,9 +77,9 @@ impl Meter {
         self.gauge.instantiated();
     }
 
-    /// Tells of the last growth that the limit on memory has refused.
-    pub(crate) fn memory_refused(&self) -> Option<MemoryRefused> {
-        self.memory_refused
+    /// Tells of the last growth that a limit has refused.
+    pub(crate) fn refused(&self) -> Option<Refused> {
+        self.refused
     }
 }
 
@@ -85,7 +98,7 @@ impl ResourceLimiter for Meter {
         // To grow by nothing is to ask for the size, and a limit that was lowered below what there
         // is does not make that fail.
         if wanted > limit && desired > current {
-            self.memory_refused = Some(MemoryRefused { limit, wanted });
+            self.refused = Some(Refused { limit: Limit::Memory, most: limit, wanted });
             self.gauge.memory_refused();
             return Ok(false);
         }
@@ -109,19 +122,22 @@ impl ResourceLimiter for Meter {
             self.declared_table_elements = self.declared_table_elements.saturating_add(desired);
             self.declared_table_elements <= MAX_DECLARED_TABLE_ELEMENTS
         } else {
-            desired <= self.table_limit
+            desired <= self.table_limit || desired == current
         };
         if granted {
             // Never given back, as with memory.
             let more = desired.saturating_sub(current);
             self.table_elements = self.table_elements.saturating_add(more);
             self.gauge.table_elements(in_words(self.table_elements));
+        } else if self.phase == Phase::Running {
+            let (most, wanted) = (in_words(self.table_limit), in_words(desired));
+            self.refused = Some(Refused { limit: Limit::TableElements, most, wanted });
         }
         Ok(granted)
     }
 
     fn instances(&self) -> usize {
-        MAX_INSTANCES
+        self.instances
     }
 
     fn tables(&self) -> usize {
@@ -131,6 +147,11 @@ impl ResourceLimiter for Meter {
     fn memories(&self) -> usize {
         MAX_MEMORIES
     }
+}
+
+/// Bounds what a guest may have the host's functions keep for it.
+pub(crate) fn bound_the_host<T: WasiView>(store: &mut Store<T>) {
+    store.data_mut().ctx().table.set_max_capacity(MAX_RESOURCES);
 }
 
 fn in_words(count: usize) -> u64 {
@@ -157,7 +178,8 @@ mod tests {
         let (mut meter, gauge) = meter();
         assert!(meter.memory_growing(0, 600, None).unwrap());
         assert!(!meter.memory_growing(0, 600, None).unwrap());
-        assert_eq!(meter.memory_refused(), Some(MemoryRefused { limit: 1000, wanted: 1200 }));
+        let refused = Refused { limit: Limit::Memory, most: 1000, wanted: 1200 };
+        assert_eq!(meter.refused(), Some(refused));
         assert!(meter.memory_growing(0, 400, None).unwrap());
         assert!(!meter.memory_growing(600, 601, None).unwrap());
         let stats = gauge.read().unwrap();
@@ -176,7 +198,7 @@ mod tests {
     fn a_refused_growth_costs_nothing() {
         let (mut meter, gauge) = meter();
         assert!(!meter.memory_growing(0, 900, Some(800)).unwrap());
-        assert_eq!(meter.memory_refused(), None, "that limit is the module's own");
+        assert_eq!(meter.refused(), None, "that limit is the module's own");
         assert!(!meter.memory_growing(0, 1001, None).unwrap());
         assert_eq!(gauge.read().unwrap().memory, 0);
         assert!(meter.memory_growing(0, 1000, None).unwrap());
@@ -200,8 +222,11 @@ mod tests {
         assert!(meter.table_growing(0, 5000, None).unwrap());
         meter.instantiated();
         assert!(!meter.table_growing(5000, 5001, None).unwrap());
+        assert!(meter.table_growing(5000, 5000, None).unwrap(), "that asks for the size");
         assert!(meter.table_growing(2, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
+        let refused = Refused { limit: Limit::TableElements, most: 10, wanted: 11 };
+        assert_eq!(meter.refused(), Some(refused));
         assert!(!meter.table_growing(0, 5000, None).unwrap());
         assert_eq!(gauge.read().unwrap().table_elements, 5008);
     }

@@ -163,6 +163,21 @@ impl Output {
         let _unheard = self.write_all(text.as_bytes());
     }
 
+    /// As [`Self::say`], if it can be said at once: not into a pipe that nobody empties. The text is
+    /// shorter than a page, which is what a pipe has room for when it has any.
+    pub(crate) fn say_at_once(self, text: &str) {
+        let stderr = io::stderr();
+        let stdout = io::stdout();
+        let descriptor = match self {
+            Self::Standard => stdout.as_fd(),
+            Self::Error => stderr.as_fd(),
+        };
+        let mut fds = [PollFd::new(descriptor, PollFlags::POLLOUT)];
+        if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
+            self.say(text);
+        }
+    }
+
     fn write_all(self, bytes: &[u8]) -> nix::Result<()> {
         match self {
             Self::Standard => write_all(io::stdout().as_fd(), bytes),

@@ -7,7 +7,6 @@ use keeper::client::Keeper;
 use keeper::message::ExecWasm;
 use sys::error::chain;
 use wasm::command::Guest;
-use wasm::engine::EngineSettings;
 use wasm::entry::Entry;
 use wasm::sandbox::Joined;
 
@@ -39,12 +38,13 @@ pub(super) async fn exec(
         env: process.env().clone().unwrap_or_default(),
         entry: function.map_or(Entry::Command, |function| Entry::Invoke { function }),
         limits: guests.limits(),
+        config: guests.config(),
     };
     guest.check().map_err(|error| refused(&error))?;
     let plan = guests.plan.for_process(process).map_err(|error| refused(&error))?;
     let joined = Joined { init: container.init().identity()?, plan };
     let gauge = guests.new_gauge()?;
-    let engine = EngineSettings::enforcing(&guest.limits);
+    let engine = guests.engine();
     let what = What::Added(ExecWasm { joined, guest, module: module.digest, engine });
     let make = Make { keeper, gauge: &gauge, stdio: &options.stdio };
     let process = Process::new(make.with(&module, &*guests.image, what).await?);

@@ -1,13 +1,15 @@
 //! What is kept of a wasm container beside its processes: the ground an exec stands
 //! on, and the gauges of its guests.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::Digest;
 use image::detect::{ImageFacts, Source};
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
-use settings::{Limits, NodeLimits};
+use settings::{Limits, Workload};
+use wasm::engine::EngineSettings;
 use wasm::gauge::{Gauge, GuestStats};
 use wasm::sandbox::SandboxPlan;
 
@@ -29,8 +31,16 @@ pub(crate) struct Guests {
     pub(super) module: Digest,
     pub(super) own: Own,
     pub(super) gauge: Gauge,
-    limits: NodeLimits,
+    /// How all of them are run.
+    workload: Workload,
     now: Mutex<Now>,
+}
+
+/// What the init runs, and how.
+pub(super) struct Runs {
+    pub(super) module: Digest,
+    pub(super) own: Own,
+    pub(super) workload: Workload,
 }
 
 /// What the init runs, as far as an added guest may mean the same.
@@ -60,8 +70,7 @@ impl Guests {
         spec: &ContainerSpec,
         plan: &SandboxPlan,
         hooks: Hooks,
-        module: Digest,
-        own: Own,
+        Runs { module, own, workload }: Runs,
     ) -> Result<Self, Error> {
         let cgroup_memory = plan.resources.as_ref().and_then(memory_limit);
         Ok(Self {
@@ -71,15 +80,25 @@ impl Guests {
             rootfs: spec.rootfs()?,
             module,
             own,
-            gauge: new_gauge(&spec.limits.within(cgroup_memory))?,
-            limits: spec.limits,
+            gauge: new_gauge(&workload.limits_within(cgroup_memory))?,
+            workload,
             now: Mutex::new(Now { cgroup_memory, added: Vec::new() }),
         })
     }
 
     /// The bounds of a guest that is made now.
     pub(super) fn limits(&self) -> Limits {
-        self.limits.within(self.now().cgroup_memory)
+        self.workload.limits_within(self.now().cgroup_memory)
+    }
+
+    /// How the code of a guest is compiled and run.
+    pub(super) fn engine(&self) -> EngineSettings {
+        EngineSettings::of(&self.workload.engine, &self.limits())
+    }
+
+    /// The configuration of every guest, by name.
+    pub(super) fn config(&self) -> BTreeMap<String, String> {
+        self.workload.config.clone()
     }
 
     /// Makes the gauge of a guest that is to be added.
@@ -91,7 +110,7 @@ impl Guests {
     pub(super) fn added(&self, process: Process, gauge: Gauge) -> Result<(), Error> {
         let mut now = self.now();
         // An update may have come while the guest was made.
-        let told = tell(&gauge, &self.limits.within(now.cgroup_memory));
+        let told = tell(&gauge, &self.workload.limits_within(now.cgroup_memory));
         now.forget_ended();
         now.added.push((process, gauge));
         told
@@ -104,14 +123,14 @@ impl Guests {
 
     /// Says whether this memory limit of the cgroup leaves guests less than now.
     pub(super) fn is_lowered_by(&self, cgroup_memory: i64) -> bool {
-        self.limits.within(Some(cgroup_memory)).memory < self.limits().memory
+        self.workload.limits_within(Some(cgroup_memory)).memory < self.limits().memory
     }
 
     /// Has every guest obey this memory limit of the container's cgroup.
     pub(super) fn follow(&self, cgroup_memory: Option<i64>) -> Result<(), Error> {
         let mut now = self.now();
         now.cgroup_memory = cgroup_memory;
-        let limits = self.limits.within(cgroup_memory);
+        let limits = self.workload.limits_within(cgroup_memory);
         let mut gauges = now.added.iter().map(|(_, gauge)| gauge).chain([&self.gauge]);
         gauges.try_for_each(|gauge| tell(gauge, &limits))
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use runtime::process::ExitStatus::Exited;
 use runtime::stats::{CodeOrigin, Phases};
 use serde_json::json;
-use settings::NodeLimits;
+use settings::Policy;
+use settings::limits::Limit;
+use settings::operator::NodeLimits;
 
 use crate::guests::{spinner, tool};
 use crate::lab::{Lab, Layers};
 use crate::running::eventually;
-use crate::world::{METERED, World};
+use crate::world::{World, metered};
 
 crate::cases![
     memory_moves_as_the_guest_grows_and_stops_at_its_limit,
@@ -52,7 +54,7 @@ async fn memory_moves_as_the_guest_grows_and_stops_at_its_limit(world: &World) {
 }
 
 async fn the_operators_limit_holds_below_the_containers(world: &World) {
-    let operators = NodeLimits { memory: Some(2 * MIB), ..NodeLimits::default() };
+    let operators = NodeLimits::default().with(Limit::Memory, 2 * MIB);
     for (limits, oci, expected) in [
         (NodeLimits::default(), None, 128 * MIB),
         (NodeLimits::default(), Some(64 * MIB), 56 * MIB),
@@ -61,7 +63,7 @@ async fn the_operators_limit_holds_below_the_containers(world: &World) {
         (operators, Some(3 * MIB), 3 * MIB / 2),
     ] {
         let mut lab = Lab::wasm(&tool(""));
-        lab.limits = limits;
+        lab.policy = Policy { limits, ..Policy::default() };
         if let Some(limit) = oci {
             lab = lab.limited(json!({ "memory": { "limit": limit } }));
         }
@@ -106,10 +108,10 @@ async fn code_is_compiled_once_then_cached_for_others_and_warm_for_oneself(world
 
 async fn fuel_is_counted_where_it_is_metered_alone(world: &World) {
     let unmetered = Lab::wasm(&tool(""));
-    let mut metered = Lab::wasm(&tool(""));
-    metered.limits = METERED;
+    let mut counted = Lab::wasm(&tool(""));
+    counted.policy = metered();
     // Side by side in one keeper, whose engines differ.
-    for (lab, is_metered) in [(unmetered, false), (metered, true)] {
+    for (lab, is_metered) in [(unmetered, false), (counted, true)] {
         let mut container = lab.run(&world.first).await;
         assert_eq!(container.ends().line().await, "ready");
         let before = container.guest().await.fuel_consumed;

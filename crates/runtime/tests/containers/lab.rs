@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use runtime::spec::{Detection, Image, Metadata, Stdio};
 use runtime::{ContainerSpec, Error, RuntimeType};
 use serde_json::{Value, json};
-use settings::NodeLimits;
+use settings::Policy;
 use sys::cgroup::{Cgroup, Location};
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ pub(crate) struct Lab {
     scratch: Arc<TempDir>,
     pub(crate) id: String,
     pub(crate) spec: Spec,
-    pub(crate) limits: NodeLimits,
+    pub(crate) policy: Policy,
     pub(crate) log: Option<PathBuf>,
     image: Arc<dyn Image>,
 }
@@ -67,7 +67,7 @@ impl Lab {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", shared());
         let spec = serde_json::from_value(default_spec(&id, args)).unwrap();
-        Self { scratch, id, spec, limits: NodeLimits::default(), log: None, image }
+        Self { scratch, id, spec, policy: Policy::default(), log: None, image }
     }
 
     /// Limits the container.
@@ -136,7 +136,7 @@ impl Lab {
             oci: Arc::new(self.spec.clone()),
             image: Arc::clone(&self.image),
             runtime: RuntimeType::Hybrid(Detection::Auto),
-            limits: self.limits,
+            policy: self.policy.clone(),
             metadata: Metadata::default(),
             stdio,
             log: self.log.clone(),

@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use runtime::select::Hybrid;
 use runtime::{Keeper, Place, UniversalContainer};
-use settings::NodeLimits;
+use settings::Policy;
+use settings::limits::Limit;
+use settings::operator::NodeLimits;
 use sys::process::SingleThreaded;
 use tempfile::TempDir;
 
 use crate::lab;
 
 /// The bounds of the guests whose fuel is counted: never the reason for their end.
-pub(crate) const METERED: NodeLimits =
-    NodeLimits { memory: None, table_elements: None, fuel: Some(1 << 40) };
+pub(crate) fn metered() -> Policy {
+    Policy { limits: NodeLimits::default().with(Limit::Fuel, 1 << 40), ..Policy::default() }
+}
 
 /// What a keeper may take to end a worker and reap it.
 const PATIENCE: Duration = Duration::from_secs(3);

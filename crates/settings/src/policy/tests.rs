@@ -19,6 +19,11 @@ fn side(origin: Origin, found: &[(&str, &str)]) -> Annotations {
     annotations
 }
 
+/// The annotation with this value, or none for an empty one.
+fn given<'a>(key: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+    if value.is_empty() { Vec::new() } else { vec![(key, value)] }
+}
+
 fn policy(toml: &str) -> Policy {
     Settings::of(node::parse(toml).unwrap(), &options::Options::default()).policy
 }
@@ -91,8 +96,7 @@ fn each_limit_follows_the_same_rule() {
             value => format!("[limits]\n{} = {value}\n", limit.key()),
         };
         let key = limit.annotation();
-        let annotations = |value| if value == "" { vec![] } else { vec![(key, value)] };
-        let decided = of(&node, &annotations(image), &annotations(pod));
+        let decided = of(&node, &given(key, image), &given(key, pod));
         match (decided, expected) {
             (Ok(workload), Ok(value)) => {
                 assert_eq!(workload.limits_within(None).get(limit), value, "{limit:?} {pod:?}");
@@ -128,8 +132,10 @@ fn memory_stays_within_the_containers_limit_too() {
             "" => String::new(),
             value => format!("[limits]\nmemory = \"{value}\"\n"),
         };
-        let of = |value| if value == "" { vec![] } else { vec![(LIMITS_MEMORY, value)] };
-        match (within(&node, &of(image), &of(pod), cgroup), expected) {
+        match (
+            within(&node, &given(LIMITS_MEMORY, image), &given(LIMITS_MEMORY, pod), cgroup),
+            expected,
+        ) {
             (Ok(workload), Ok((bytes, setter))) => {
                 let limits = workload.limits_within(cgroup);
                 assert_eq!((limits.memory, limits.set_by.of(Limit::Memory)), (bytes, setter));
@@ -169,8 +175,7 @@ fn anybody_may_choose_the_optimisation() {
 #[test]
 fn proposals_stay_within_what_is_allowed() {
     let on = |node: &str, image: &str, pod: &str| {
-        let of_side = |value| if value == "" { vec![] } else { vec![(ENGINE_PROPOSALS, value)] };
-        let (image, pod) = (of_side(image), of_side(pod));
+        let (image, pod) = (given(ENGINE_PROPOSALS, image), given(ENGINE_PROPOSALS, pod));
         of(node, &image, &pod).map(|workload| workload.engine.proposals).map_err(|e| e.to_string())
     };
     let usual = Proposals::default();

@@ -95,7 +95,7 @@ impl TaskService {
             id: id.into(),
             bundle: bundle.clone(),
             runtime: options::runtime_type(&settings),
-            limits: settings.limits,
+            policy: settings.policy,
             oci,
             image: Arc::new(image),
             metadata: Metadata { namespace: self.namespace.clone() },

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use image::Digest;
 use nix::sched::CloneFlags;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Pid};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use wasm::module::{self, LoadError, Prepared};
 
 mod gauges;
 mod invoked;
+mod limited;
 
 /// Names the file that tells a child which guest to run.
 const JOB: &str = "HYBRID_TEST_GUEST";
@@ -47,6 +49,8 @@ struct Job {
     engine: EngineSettings,
     /// The gauge, as a file of the test's own process.
     gauge: PathBuf,
+    /// Where to write how much memory the guest's process had at most, in KiB.
+    peak: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -76,34 +80,36 @@ impl Lab {
     }
 
     fn with_bytes(wasm: &[u8]) -> Self {
+        Self::with_bytes_on(wasm, EngineSettings::default())
+    }
+
+    fn with_bytes_on(wasm: &[u8], engine: EngineSettings) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let cache = folder.path().join("cache");
-        let digest = compile_in(&cache, wasm).expect("test module compiles");
+        let digest = compile_on(&engine, &cache, wasm).expect("test module compiles");
         let gauge = Gauge::new(Limits::default().memory).expect("gauge");
         let number = gauge.as_fd().as_raw_fd();
         let job = Job {
             gauge: format!("/proc/{}/fd/{number}", std::process::id()).into(),
+            peak: folder.path().join("peak"),
             cache,
             digest,
             guest: Guest { args: vec!["/app.wasm".into()], ..Guest::default() },
             preopens: Vec::new(),
             filter: Filtered::Yes,
-            engine: EngineSettings::default(),
+            engine,
         };
         Self { folder, job, gauge, input: Box::new(Stdio::piped) }
     }
 
     /// Compiles and runs the module with an engine that counts.
     fn metered(wat: &str) -> Self {
-        let wasm = wat::parse_str(wat).expect("test module is valid text");
-        let mut lab = Self::with_bytes(&wasm);
-        lab.job.engine.fuel = Fuel::Metered;
-        let engine = Engine::new(&lab.job.engine).expect("engine starts");
-        let cache = Cache::open(&lab.job.cache).expect("cache opens");
-        let mut file = tempfile::tempfile().expect("temporary file");
-        file.write_all(&wasm).expect("temporary file is writable");
-        compile::compile(&engine, &cache, &file, &lab.job.digest).expect("test module compiles");
-        lab
+        Self::with_engine(wat, EngineSettings { fuel: Fuel::Metered, ..EngineSettings::default() })
+    }
+
+    /// Compiles and runs the module with this engine.
+    fn with_engine(wat: &str, settings: EngineSettings) -> Self {
+        Self::with_bytes_on(&wat::parse_str(wat).expect("test module is valid text"), settings)
     }
 
     fn args(mut self, args: &[&str]) -> Self {
@@ -203,6 +209,19 @@ fn compile_in(cache: &Path, wasm: &[u8]) -> Result<Digest, CompileError> {
     compile_as(cache, wasm, &digest).map(|()| digest)
 }
 
+/// Compiles with other settings than the usual ones.
+fn compile_on(
+    settings: &EngineSettings,
+    cache: &Path,
+    wasm: &[u8],
+) -> Result<Digest, CompileError> {
+    let digest = Digest::of(wasm);
+    let mut file = tempfile::tempfile().expect("temporary file");
+    file.write_all(wasm).expect("temporary file is writable");
+    let engine = Engine::new(settings).expect("engine starts");
+    compile::compile(&engine, &Cache::open(cache)?, &file, &digest).map(|()| digest)
+}
+
 fn compile_as(cache: &Path, wasm: &[u8], expected: &Digest) -> Result<(), CompileError> {
     let mut file = tempfile::tempfile().expect("temporary file");
     file.write_all(wasm).expect("temporary file is writable");
@@ -250,7 +269,12 @@ fn keep(job: &Job) -> i32 {
             }
             sys::process::exit_now(command::run(&prepared, &job.guest, &job.preopens, &gauge))
         }
-        Fork::Parent { pid, .. } => code_of(pid),
+        Fork::Parent { pid, .. } => {
+            let code = code_of(pid);
+            let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage");
+            fs::write(&job.peak, usage.max_rss().to_string()).expect("peak");
+            code
+        }
     }
 }
 
@@ -355,7 +379,7 @@ fn a_guest_computes_up_to_its_bound_and_not_beyond() {
     let fuel = |fuel| Limits { fuel, ..Limits::default() };
     let ended = Lab::metered(&counting).limits(fuel(Some(1000))).run();
     assert_eq!(ended.code, 134, "{}", ended.stderr);
-    assert!(ended.stderr.contains("fuel"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("limit reached: fuel = 1000 ("), "{}", ended.stderr);
     for enough in [Some(10_000_000), None] {
         let ended = Lab::metered(&counting).limits(fuel(enough)).run();
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
