@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::containerd::PAUSE_IMAGE;
 use crate::image::{Archive, Files, Image, Index, Layer, media_type};
-use crate::{guest, place};
+use crate::{guest, language, place};
 
 /// The platform most wasm images name today.
 pub const WASM_PLATFORM: &str = "wasip1/wasm";
@@ -165,6 +165,7 @@ pub fn all() -> Result<Vec<Archive>> {
         busybox()?,
         pause()?,
     ]);
+    archives.extend(language::images()?);
     for media_type in media_type::WASM_LAYERS {
         archives.push(layer_type(media_type)?);
     }

@@ -13,7 +13,32 @@ use sha2::{Digest, Sha256};
 use crate::command::Invocation;
 use crate::place;
 
+mod javascript;
+mod python;
+mod rust;
+
+pub use javascript::{javascript_command, javascript_server};
+pub use python::python;
+pub use rust::{rust_component, rust_module, rust_server};
+
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What a guest is built from.
+struct Source<'a> {
+    /// The language.
+    kind: &'a str,
+    name: &'a str,
+    files: Vec<PathBuf>,
+    /// Brings the compiler, if it is no package of this machine.
+    toolchain: fn() -> Result<()>,
+}
+
+impl<'a> Source<'a> {
+    /// A guest whose compiler `testkit install` has brought.
+    fn new(kind: &'a str, name: &'a str, files: impl Into<Vec<PathBuf>>) -> Self {
+        Self { kind, name, files: files.into(), toolchain: || Ok(()) }
+    }
+}
 
 /// Returns the module written as text in `test-images/wat/<name>.wat`.
 pub fn wat(name: &str) -> Result<Vec<u8>> {
@@ -29,7 +54,7 @@ pub fn text(source: &str) -> Result<Vec<u8>> {
 /// Returns the module of the C program `test-images/c/<name>.c`.
 pub fn c(name: &str) -> Result<Vec<u8>> {
     let source = place::guests().join(format!("c/{name}.c"));
-    built("c", name, &[&source], |output| {
+    built(&Source::new("c", name, [source.clone()]), |output| {
         Invocation::new("clang")
             .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-Wall", "-Werror", "-o"])
             .args([output, &source])
@@ -39,9 +64,8 @@ pub fn c(name: &str) -> Result<Vec<u8>> {
 /// Returns the module of the Go program `test-images/go/<name>/`.
 pub fn go(name: &str) -> Result<Vec<u8>> {
     let folder = place::guests().join("go").join(name);
-    let sources = [folder.join("main.go"), folder.join("go.mod")];
-    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    built("go", name, &sources, |output| {
+    let files = [folder.join("main.go"), folder.join("go.mod")];
+    built(&Source::new("go", name, files), |output| {
         Invocation::new("go")
             .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
             .arg(output)
@@ -58,7 +82,7 @@ pub fn go(name: &str) -> Result<Vec<u8>> {
 /// Returns a small static Linux program compiled from `test-images/c/<name>.c`.
 pub fn native(name: &str) -> Result<Vec<u8>> {
     let source = place::guests().join(format!("c/{name}.c"));
-    built("native", name, &[&source], |output| {
+    built(&Source::new("native", name, [source.clone()]), |output| {
         Invocation::new("cc")
             .args(["-O2", "-Wall", "-Werror", "-static", "-s", "-o"])
             .args([output, &source])
@@ -66,19 +90,14 @@ pub fn native(name: &str) -> Result<Vec<u8>> {
 }
 
 /// Looks a build up by the hash of its sources, or makes it.
-fn built(
-    kind: &str,
-    name: &str,
-    sources: &[&Path],
-    compiler: impl FnOnce(&Path) -> Invocation,
-) -> Result<Vec<u8>> {
+fn built(source: &Source<'_>, compiler: impl FnOnce(&Path) -> Invocation) -> Result<Vec<u8>> {
+    let Source { kind, name, .. } = source;
     let mut hash = Sha256::new();
-    for source in sources {
-        let content = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
+    for file in &source.files {
+        let content = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
         hash.update(content.len().to_le_bytes());
         hash.update(content);
     }
-    // The command line counts as well; the output's name is always the same while it is hashed.
     let folder = place::scratch().join("guests");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let partial = tempfile::Builder::new()
@@ -86,11 +105,14 @@ fn built(
         .tempdir_in(&folder)
         .context("making a folder to build in")?;
     let output = partial.path().join("module");
+    // The command line counts as well; the output's name is always the same while it is hashed.
     let invocation = compiler(&output).timeout(COMPILE_TIMEOUT);
-    hash.update(invocation.line().replace(&output.display().to_string(), "module"));
+    let line = invocation.line().replace(&output.display().to_string(), "module");
+    hash.update(line.replace(&partial.path().display().to_string(), "partial"));
     let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let kept = folder.join(format!("{kind}-{name}-{digest}"));
     if !kept.exists() {
+        (source.toolchain)().with_context(|| format!("bringing the compiler of {kind} guests"))?;
         invocation.run()?.ok().with_context(|| {
             format!("building the {kind} guest {name}; `testkit install` brings compilers")
         })?;

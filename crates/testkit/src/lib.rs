@@ -24,11 +24,13 @@ pub mod cri;
 pub mod demo;
 pub mod guest;
 pub mod image;
+pub mod language;
 pub mod leftovers;
 pub mod packages;
 pub mod place;
 pub mod process;
 pub mod terminal;
+mod toolchain;
 pub mod vm;
 
 use anyhow::Result;

@@ -10,11 +10,13 @@ use crate::command::Invocation;
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Package names, and why each is needed.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 13] = [
     ("clang", "compiles C guests to wasm"),
     ("lld", "links C guests"),
     ("wasi-libc", "the C library of wasm guests"),
     ("libclang-rt-14-dev-wasm32", "the compiler's own library for wasm"),
+    ("mmdebstrap", "makes a root with the compiler of Rust guests"),
+    ("python3-venv", "a place for the compiler of Python guests"),
     ("libc6-dev", "builds the static pause program"),
     ("libseccomp-dev", "the shim's seccomp filters"),
     ("protobuf-compiler", "generates the client of containerd's API"),
@@ -24,9 +26,16 @@ const NEEDED: [(&str, &str); 11] = [
     ("iproute2", "removes the bridges of test networks"),
 ];
 
+/// Brings the compiler of JavaScript guests. Other distributors' Node.js has it within and keeps Debian's out.
+const NPM: (&str, &str) = ("npm", "brings the compiler of JavaScript guests");
+
 /// Installs what is missing, saying what and why.
 pub fn install() -> Result<()> {
-    ensure(&NEEDED)
+    let mut needed = NEEDED.to_vec();
+    if Invocation::new("npm").arg("--version").run().is_err() {
+        needed.push(NPM);
+    }
+    ensure(&needed)
 }
 
 /// Installs those of `needed` that are missing; each comes with its reason.
