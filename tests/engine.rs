@@ -76,9 +76,10 @@ const CASES: [Case; 7] = [
     },
     Case {
         key: "deadline",
-        module: "(module (memory (export \"memory\") 1)
+        module: "(module
             (import \"wasi_snapshot_preview1\" \"clock_time_get\"
               (func $clock (param i32 i64 i32) (result i32)))
+            (memory (export \"memory\") 1)
             (func $now (result i64)
               (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 0)))
               (i64.load (i32.const 0)))
@@ -92,9 +93,10 @@ const CASES: [Case; 7] = [
     // The same limit, met by a guest that does nothing.
     Case {
         key: "deadline",
-        module: "(module (memory (export \"memory\") 1)
+        module: "(module
             (import \"wasi_snapshot_preview1\" \"poll_oneoff\"
               (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export \"memory\") 1)
             (func (export \"_start\")
               (i32.store (i32.const 16) (i32.const 1))
               (i64.store (i32.const 24) (i64.const 2000000000))
@@ -309,10 +311,11 @@ fn a_guest_cannot_make_the_host_keep_gigabytes() -> Result<()> {
     let module = |name: &str, parameters: usize, call: &str| -> Result<Archive> {
         let parameters = "i32 ".repeat(parameters);
         let text = format!(
-            "(module (memory (export \"memory\") 1300)
+            "(module
               (import \"wasi_snapshot_preview1\" \"{name}\"
                 (func $call (param {parameters}) (result i32)))
               (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))
+              (memory (export \"memory\") 1300)
               (func (export \"_start\") (call $exit (call $call {call}))))"
         );
         let name = format!("host-{}-{}", name.replace('_', "-"), call.len());
