@@ -7,6 +7,7 @@
 
 mod declared;
 mod hint;
+mod http;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::quoted::Quoted;
 
 pub use declared::Declared;
 pub use hint::{Hint, Wanted};
+pub use http::{HTTP_ADDRESS, HTTP_CONCURRENCY, HTTP_DEADLINE, HTTP_GRACE, HTTP_QUEUE, HTTP_REUSE};
 pub use workload::{
     CONFIG, ENGINE_OPTIMIZATION, ENGINE_P3, ENGINE_PROPOSALS, LIMITS_DEADLINE, LIMITS_FUEL,
     LIMITS_INSTANCES, LIMITS_MEMORY, LIMITS_STACK, LIMITS_TABLE_ELEMENTS, MAX_CONFIG_NAME,
@@ -73,7 +75,7 @@ pub const TITLE: &str = "org.opencontainers.image.title";
 
 /// Every key under [`PREFIX`], in the order of the documentation; beside them there is a key under
 /// [`CONFIG`] for each name that an author chooses.
-pub const KNOWN: [&str; 29] = [
+pub const KNOWN: [&str; 35] = [
     RUNTIME_HINT,
     RUNTIME_REQUIRED,
     RUNTIME_ENGINE,
@@ -103,6 +105,12 @@ pub const KNOWN: [&str; 29] = [
     ENGINE_OPTIMIZATION,
     ENGINE_PROPOSALS,
     ENGINE_P3,
+    HTTP_ADDRESS,
+    HTTP_DEADLINE,
+    HTTP_CONCURRENCY,
+    HTTP_QUEUE,
+    HTTP_REUSE,
+    HTTP_GRACE,
 ];
 
 /// Where an annotation was found, from the least to the most particular.

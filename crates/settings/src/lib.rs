@@ -9,6 +9,7 @@
 
 pub mod capabilities;
 pub mod engine;
+pub mod http;
 pub mod limits;
 pub mod memory;
 pub mod node;
@@ -21,6 +22,7 @@ mod table;
 
 use std::path::PathBuf;
 
+pub use http::{Http, NodeHttp};
 pub use limits::Limits;
 pub use node::Node;
 pub use options::{ContainerRuntime, Options, WasmRuntime};
@@ -60,6 +62,7 @@ impl Settings {
             policy: Policy {
                 limits: options.limits.over(&below.limits),
                 engine: options.engine.clone().over(&below.engine),
+                http: options.http.over(below.http),
             },
         }
     }

@@ -14,8 +14,9 @@
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use crate::http::{self, NodeHttp};
 use crate::operator::{self, Document, NodeEngine, NodeLimits};
-use crate::table::{Reader, TableError};
+use crate::table::{Reader, TableError, no_hint};
 
 /// Who runs wasm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub struct Options {
     pub limits: NodeLimits,
     /// `[engine]`.
     pub engine: NodeEngine,
+    /// `[http]`.
+    pub http: NodeHttp,
 }
 
 /// Reads the table's text; an empty one says nothing.
@@ -62,7 +65,11 @@ pub fn parse(toml: &str) -> Result<Options, TableError> {
 
 /// Takes the keys that options and node file have in common.
 pub(crate) fn read(table: &mut Reader, document: Document) -> Result<Options, TableError> {
+    let mut of_http = table.table("http", "the settings' [http]")?;
+    let http = http::read(&mut of_http)?;
+    of_http.finish(no_hint)?;
     Ok(Options {
+        http,
         wasm_runtime: table.take(
             "wasm_runtime",
             "\"wasmtime\", the one engine that is built in",
@@ -129,7 +136,7 @@ mod tests {
         let refused = parse("auto_detct = true").unwrap_err().to_string();
         assert_eq!(
             refused,
-            "the runtime options have the unknown key \"auto_detct\"; known are wasm_runtime, container_runtime, auto_detect, limits, engine, TypeUrl"
+            "the runtime options have the unknown key \"auto_detct\"; known are http, wasm_runtime, container_runtime, auto_detect, limits, engine, TypeUrl"
         );
         let runcs = parse("SystemdCgroup = true").unwrap_err().to_string();
         assert!(runcs.ends_with("read from each container's cgroups path"), "{runcs}");

@@ -16,6 +16,7 @@ use image::annotations::{self, Annotations, Origin};
 
 use crate::capabilities::Asked;
 use crate::engine::{Engine, Optimise, P3, Proposals};
+use crate::http::{Http, NodeHttp};
 use crate::limits::{Limit, Limits, Setter, Setters};
 use crate::memory::{self, Memory};
 use crate::operator::{NodeEngine, NodeLimits};
@@ -37,6 +38,8 @@ pub struct Policy {
     pub limits: NodeLimits,
     /// `[engine]`.
     pub engine: NodeEngine,
+    /// `[http]`.
+    pub http: NodeHttp,
 }
 
 /// How one workload is run.
@@ -46,6 +49,8 @@ pub struct Workload {
     memory: Memory,
     /// Its engine.
     pub engine: Engine,
+    /// How it is served, should it be an HTTP component.
+    pub http: Http,
     /// Its own configuration, by name.
     pub config: BTreeMap<String, String>,
 }
@@ -80,6 +85,7 @@ pub fn decide(
         limits: limits(policy, &sides)?,
         memory,
         engine: engine(policy, &sides)?,
+        http: policy.http.decide(image, pod)?,
         config: config(&sides)?,
     };
     Ok(Workload { limits: workload.limits_within(cgroup_memory), ..workload })

@@ -22,6 +22,7 @@ pub mod seqpacket;
 pub mod shared;
 pub mod signal;
 pub mod stdio;
+pub mod tcp;
 pub mod terminal;
 pub mod title;
 pub mod waiting;

@@ -6,6 +6,7 @@ use image::quoted::Quoted;
 use super::MAX_CONFIG;
 use crate::capabilities::Asked;
 use crate::engine::Proposal;
+use crate::http::HttpError;
 use crate::limits::{Limit, Setter};
 use crate::node;
 
@@ -78,6 +79,9 @@ pub enum PolicyError {
         /// The annotation.
         asked: Asked,
     },
+    /// What is asked of an HTTP server.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// Too many configuration values.
     #[error(
         "image and pod give {found} annotations under {CONFIG}; at most {MAX_CONFIG} are taken"
