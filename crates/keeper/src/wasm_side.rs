@@ -24,8 +24,9 @@ use wasm::command::{Guest, Preopen};
 use wasm::engine::EngineSettings;
 use wasm::engines::Engines;
 use wasm::gauge::{CodeOrigin, Recorder};
-use wasm::module::Prepared;
-use wasm::sandbox::{Kit, Launched, SandboxPlan};
+use wasm::http::{self, Serving};
+use wasm::module::{LoadError, Prepared};
+use wasm::sandbox::{Inside, Kit, Launched, SandboxPlan};
 
 use crate::Place;
 use crate::message::{CreateWasm, ExecWasm, Failure, Reply, told};
@@ -43,6 +44,7 @@ pub(crate) struct WasmSide {
     engines: Engines,
     cache: Cache,
     filter: Filter,
+    server_filter: Filter,
     template: Template,
     /// By what was asked for.
     prepared: HashMap<(Digest, EngineSettings), Rc<Prepared>>,
@@ -55,6 +57,8 @@ impl WasmSide {
             Cache::open(&place.cache).map_err(failed("cannot open the cache of native code"))?;
         let filter = wasm::filter::engine_filter()
             .map_err(failed("cannot build the engine's system call filter"))?;
+        let server_filter = wasm::filter::server_filter()
+            .map_err(failed("cannot build the system call filter of servers"))?;
         let template = Template::new(single)
             .map_err(failed("cannot make the mount namespace that sandboxes start from"))?;
         match sys::landlock::abi().map_err(failed("cannot ask for Landlock"))? {
@@ -62,7 +66,7 @@ impl WasmSide {
             None => log::warn!("this kernel has no Landlock: wasm guests are confined without it"),
         }
         let (engines, prepared) = (Engines::default(), HashMap::new());
-        Ok(Self { engines, cache, filter, template, prepared })
+        Ok(Self { engines, cache, filter, server_filter, template, prepared })
     }
 
     /// Returns the mapped code of the order's module, loading it at its first use.
@@ -73,8 +77,7 @@ impl WasmSide {
             order.mapped(CodeOrigin::Warm);
             return Ok(Rc::clone(prepared));
         }
-        let engine = self.engines.with(&key.1).map_err(failed(NO_ENGINE))?;
-        let loaded = wasm::module::load(&engine, &self.cache, module);
+        let loaded = self.load(module, &key.1)?;
         let prepared = loaded.map_err(|error| {
             if error.needs_compiling() {
                 log::info!("module {module} is to be compiled: {}", chain(&error));
@@ -87,6 +90,22 @@ impl WasmSide {
         self.prepared.insert(key, Rc::clone(&prepared));
         order.mapped(CodeOrigin::Cached);
         Ok(prepared)
+    }
+
+    /// Loads a module as it was asked for, or, if it is a server, as it was compiled then.
+    fn load(
+        &mut self,
+        module: &Digest,
+        asked: &EngineSettings,
+    ) -> Result<Result<Prepared, LoadError>, Failure> {
+        let engine = self.engines.with(asked).map_err(failed(NO_ENGINE))?;
+        let loaded = wasm::module::load(&engine, &self.cache, module);
+        let other = wasm::compile::interruptible(asked);
+        if !matches!(loaded, Err(LoadError::NotCached(_))) || other == *asked {
+            return Ok(loaded);
+        }
+        let engine = self.engines.with(&other).map_err(failed(NO_ENGINE))?;
+        Ok(wasm::module::load(&engine, &self.cache, module))
     }
 
     /// Compiles the order's module into the cache. Runs in a worker.
@@ -111,16 +130,30 @@ impl WasmSide {
         order: Order,
         prepared: &Prepared,
     ) -> Result<Cloned, Failure> {
-        let Order { what, stdio, gauge, .. } = order;
+        let Order { mut what, stdio, gauge, .. } = order;
+        let listens = prepared.check(what.guest()).and_then(|()| prepared.listens(what.guest()));
+        let listens = listens.map_err(|error| told(true, &error))?;
+        if let What::Init(create) = &mut what {
+            create.sandbox.listen = listens;
+        }
         let guest = what.guest();
-        prepared.check(guest).map_err(|error| told(true, &error))?;
         let size = what.sandbox().terminal_size;
         let (stdio, console) = streams(stdio, size).map_err(failed("cannot open a terminal"))?;
-        let kit = Kit { single, template: &self.template, title, filter: &self.filter };
+        let filter = if listens.is_some() { &self.server_filter } else { &self.filter };
+        let kit = Kit { single, template: &self.template, title, filter };
         let keep = prepared.descriptors();
         let run = |preopens: &[Preopen]| wasm::command::run(prepared, guest, preopens, &gauge);
         let launched = match &what {
             What::Init(create) => {
+                let resources = create.sandbox.resources.as_ref();
+                let run = |Inside { preopens, socket }: Inside| match socket {
+                    None => run(&preopens),
+                    Some(socket) => {
+                        let preopens = &preopens;
+                        let gauge = &gauge;
+                        http::run(prepared, Serving { guest, preopens, gauge, socket, resources })
+                    }
+                };
                 wasm::sandbox::launch(kit, &create.sandbox, stdio, keep, &gauge, run)
             }
             What::Another(exec) => wasm::sandbox::join(kit, &exec.joined, stdio, keep, &gauge, run),

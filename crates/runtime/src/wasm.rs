@@ -4,9 +4,10 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use image::annotations::{Annotations, FILESYSTEM_WRITE};
+use image::annotations::{Annotations, FILESYSTEM_WRITE, WIT_WORLD};
 use image::detect::{self, ImageFacts, Source};
 use image::entrypoint;
+use image::quoted::Quoted;
 use keeper::client::Keeper;
 use keeper::message::CreateWasm;
 use oci_spec::runtime::LinuxResources;
@@ -14,6 +15,7 @@ use sys::error::chain;
 use wasm::command::{Access, Guest};
 use wasm::entry::Entry;
 use wasm::sandbox::SandboxPlan;
+use wasm::world::Asked;
 
 mod exec;
 mod guests;
@@ -69,14 +71,16 @@ impl WasmContainers {
         let asked = annotations_of(image, source)?;
         check_requests(&asked, pod, &writable(&sandbox))?;
         let cgroup_memory = sandbox.resources.as_ref().and_then(guests::memory_limit);
-        let workload = settings::policy::decide(&spec.policy, &asked, pod, cgroup_memory)
-            .map_err(|error| Error::InvalidSpec(chain(&error)))?;
+        let workload =
+            settings::policy::decide(&spec.policy, &asked, pod, cgroup_memory).map_err(invalid)?;
         let args = spec.process()?.args().clone().unwrap_or_default();
         let own = Own { args, source: source.clone(), image: image.cloned() };
         let module = Module::locate(spec.rootfs()?, source).await?;
         let what = Runs { module: module.digest, own, workload };
         let guests = Guests::new(&spec, &sandbox, hooks, what)?;
-        let guest = guest_of(&spec, image, source, &guests)?;
+        let mut guest = guest_of(&spec, image, source, &guests)?;
+        guest.http = Some(guests.http());
+        guest.world = world_of(&asked.replaced_by(pod))?;
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
@@ -181,21 +185,38 @@ fn guests_of(container: &ContainerHandle) -> Result<&Guests, Error> {
     }
 }
 
-/// What the image says of the module that runs.
+fn invalid(error: impl std::error::Error) -> Error {
+    Error::InvalidSpec(chain(&error))
+}
+
+/// What the image says of the program.
 fn annotations_of(image: Option<&ImageFacts>, source: &Source) -> Result<Annotations, Error> {
-    let found = image.map(|image| image.annotations_for(source)).transpose();
-    found.map(Option::unwrap_or_default).map_err(|error| Error::InvalidSpec(chain(&error)))
+    match image {
+        Some(image) => image.annotations_for(source).map_err(invalid),
+        None => Ok(Annotations::default()),
+    }
+}
+
+/// The world that image and pod say the program is of, as far as that decides how it is run.
+fn world_of(annotations: &Annotations) -> Result<Option<Asked>, Error> {
+    let Some(entry) = annotations.get(WIT_WORLD) else { return Ok(None) };
+    Asked::parse(&entry.value).map_err(|error| {
+        Error::InvalidSpec(format!(
+            "annotation {WIT_WORLD} of {} is {}; {error}",
+            entry.origin,
+            Quoted(&entry.value)
+        ))
+    })
 }
 
 /// Refuses what the image or the pod asks for beyond what this version grants.
 fn check_requests(
-    image: &Annotations,
+    asked: &Annotations,
     pod: &Annotations,
     writable: &[PathBuf],
 ) -> Result<(), Error> {
-    let request = settings::capabilities::parse(image, pod)
-        .map_err(|error| Error::InvalidSpec(chain(&error)))?;
-    request.without_network().map_err(|error| Error::InvalidSpec(chain(&error)))?;
+    let request = settings::capabilities::parse(asked, pod).map_err(invalid)?;
+    request.without_network().map_err(invalid)?;
     let beyond = request.files.writes_beyond(writable);
     match beyond {
         None => Ok(()),
@@ -238,6 +259,8 @@ fn guest_of(
         entry: Entry::Command,
         limits: guests.limits(),
         config: guests.config(),
+        http: None,
+        world: None,
     };
     guest.check().map_err(|error| Error::InvalidSpec(chain(&error)))?;
     Ok(guest)

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind as bind_to,
@@ -20,14 +20,14 @@ use nix::sys::socket::{
 /// # Errors
 /// What socket(2), setsockopt(2) and bind(2) say; `AddrInUse` when somebody listens there.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
-    let (family, is_v6) = match address {
-        SocketAddr::V4(_) => (AddressFamily::Inet, false),
-        SocketAddr::V6(_) => (AddressFamily::Inet6, true),
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let made = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
     setsockopt(&made, sockopt::ReuseAddr, &true)?;
-    if is_v6 {
+    if address.is_ipv6() {
         setsockopt(&made, sockopt::Ipv6V6Only, &false)?;
     }
     bind_to(made.as_raw_fd(), &SockaddrStorage::from(address))?;
@@ -38,8 +38,8 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// What listen(2) says; `AddrInUse` when somebody else listens at the address by now.
-pub fn listen(bound: &impl AsFd) -> io::Result<()> {
-    Ok(listen_at(&bound.as_fd(), Backlog::MAXALLOWABLE)?)
+pub fn listen(bound: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(listen_at(&bound, Backlog::MAXALLOWABLE)?)
 }
 
 /// Has the kernel drop every attempt to connect to a listening socket from now on. Those that have
@@ -88,6 +88,7 @@ pub fn refuse_newcomers(listening: BorrowedFd<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
     use std::time::Duration;
 
     use super::*;
@@ -107,7 +108,7 @@ mod tests {
     fn nobody_connects_before_it_listens() {
         let (socket, address) = bound("127.0.0.1:0");
         assert_eq!(connect(address).expect_err("early").kind(), io::ErrorKind::ConnectionRefused);
-        listen(&socket).expect("listen");
+        listen(socket.as_fd()).expect("listen");
         connect(address).expect("connects");
         assert_eq!(bind(address).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
     }
@@ -117,7 +118,7 @@ mod tests {
         let Ok(socket) = bind("[::]:0".parse().expect("address")) else {
             return eprintln!("SKIPPED: no IPv6 here");
         };
-        listen(&socket).expect("listen");
+        listen(socket.as_fd()).expect("listen");
         let port = TcpListener::from(socket.try_clone().expect("clone")).local_addr();
         connect(([127, 0, 0, 1], port.expect("address").port()).into()).expect("connects");
     }
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn who_is_in_can_be_accepted_after_newcomers_are_refused() {
         let (socket, address) = bound("127.0.0.1:0");
-        listen(&socket).expect("listen");
+        listen(socket.as_fd()).expect("listen");
         let early = connect(address).expect("connects");
         refuse_newcomers(socket.as_fd()).expect("filter");
         let late = connect(address).expect_err("late");

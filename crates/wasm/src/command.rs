@@ -11,19 +11,24 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use settings::Http;
 use wasmtime::Store;
 use wasmtime::error::Context as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::deadline::Watch;
 use crate::engine::{Fuel, Interruption};
 use crate::entry::{self, Entry};
 use crate::gauge::Recorder;
+use crate::http::Share;
+use crate::http::outgoing::Denied;
 use crate::limits::{self, Limits, MAX_RANDOM_BYTES, Meter};
 use crate::module::{Linked, Prepared};
 use crate::outcome::Outcome;
 use crate::stdio::{Input, Output, Waiting};
+use crate::world::Asked;
 
 /// What a guest is started with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,12 @@ pub struct Guest {
     /// Its own configuration, by name.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// How it is served if it is an HTTP server; `None` where it may not be one.
+    #[serde(default)]
+    pub http: Option<Http>,
+    /// The world that an annotation asks for.
+    #[serde(default)]
+    pub world: Option<Asked>,
 }
 
 /// A guest cannot be started with what it is given.
@@ -104,6 +115,16 @@ pub struct Preopen {
 pub(crate) struct Host {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) meter: Meter,
+    pub(crate) http: WasiHttpCtx,
+    pub(crate) outgoing: Denied,
+    /// Its part of the memory, where several instances share a limit.
+    pub(crate) share: Option<Share>,
+}
+
+impl Host {
+    pub(crate) fn new(wasi: WasiP1Ctx, meter: Meter, share: Option<Share>) -> Self {
+        Self { wasi, meter, http: WasiHttpCtx::new(), outgoing: Denied, share }
+    }
 }
 
 impl WasiView for Host {
@@ -168,7 +189,8 @@ fn store_for(
     gauge: &Recorder,
 ) -> wasmtime::Result<Store<Host>> {
     let meter = Meter::new(&guest.limits, gauge.clone());
-    let host = Host { wasi: wasi_for(guest, preopens)?, meter };
+    let wasi = wasi_for(guest, preopens)?.stdin(Input::default()).build_p1();
+    let host = Host::new(wasi, meter, None);
     let mut store = Store::new(prepared.engine.wasmtime(), host);
     store.limiter(|host| &mut host.meter);
     limits::bound_the_host(&mut store);
@@ -216,21 +238,20 @@ async fn call(
 ) -> wasmtime::Result<Result<(), ()>> {
     match &prepared.program {
         Linked::Core(linked) => entry::core::run(linked, store, guest).await.map(Ok),
-        Linked::Component { library, command } => {
+        Linked::Component { library, command, .. } => {
             let engine = &prepared.engine;
             entry::component::run(library, command.as_ref(), engine, store, guest).await
         }
     }
 }
 
-fn wasi_for(guest: &Guest, preopens: &[Preopen]) -> wasmtime::Result<WasiP1Ctx> {
+pub(crate) fn wasi_for(guest: &Guest, preopens: &[Preopen]) -> wasmtime::Result<WasiCtxBuilder> {
     let mut wasi = WasiCtx::builder();
     // Before the preopens, which take the choice over when they are added.
     wasi.allow_blocking_current_thread(true)
         .allow_tcp(false)
         .allow_udp(false)
         .max_random_size(MAX_RANDOM_BYTES)
-        .stdin(Input::default())
         .stdout(Output::standard())
         .stderr(Output::error())
         .args(&guest.args);
@@ -246,7 +267,7 @@ fn wasi_for(guest: &Guest, preopens: &[Preopen]) -> wasmtime::Result<WasiP1Ctx> 
         wasi.preopened_dir(&preopen.host, &preopen.guest, permissions)
             .with_context(|| format!("cannot open `{}` for the guest", preopen.guest))?;
     }
-    Ok(wasi.build_p1())
+    Ok(wasi)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use image::Digest;
 use image::detect::MAX_MODULE;
 
 use crate::cache::{Cache, CacheError};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError, EngineSettings, Interruption};
+use crate::world;
 
 const MAGIC: &[u8; 4] = b"\0asm";
 const ELF_MAGIC: &[u8; 4] = b"\x7fELF";
@@ -39,6 +40,8 @@ pub enum CompileError {
     NotWasm(String),
     #[error("module is not valid WebAssembly")]
     Invalid(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot make an engine for the module")]
+    Engine(#[from] EngineError),
     #[error("cannot keep the compiled module")]
     Cache(#[from] CacheError),
 }
@@ -55,7 +58,7 @@ impl CompileError {
             | Self::NativeCode
             | Self::NotWasm(_)
             | Self::Invalid(_) => true,
-            Self::Read(_) | Self::Cache(_) => false,
+            Self::Read(_) | Self::Engine(_) | Self::Cache(_) => false,
         }
     }
 }
@@ -76,12 +79,29 @@ pub fn compile(
     if found != *expected {
         return Err(CompileError::WrongDigest { expected: *expected, found });
     }
-    let native = match kind_of(&bytes)? {
+    let kind = kind_of(&bytes)?;
+    let needed = settings_for(engine.settings(), &bytes);
+    let engine = if needed == *engine.settings() { engine } else { &Engine::new(&needed)? };
+    let native = match kind {
         Kind::Module => engine.wasmtime().precompile_module(&bytes),
         Kind::Component => engine.wasmtime().precompile_component(&bytes),
     }
     .map_err(|error| CompileError::Invalid(error.into_boxed_dyn_error()))?;
     Ok(cache.store(engine, expected, &native)?)
+}
+
+/// Returns how these bytes are compiled where `asked` is asked for: who answers requests can always
+/// be interrupted, for a request has a deadline.
+#[must_use]
+pub fn settings_for(asked: &EngineSettings, bytes: &[u8]) -> EngineSettings {
+    if world::answers_http(bytes) { interruptible(asked) } else { asked.clone() }
+}
+
+/// Returns the other settings under which the code of a module may be found for which `asked` is
+/// asked: see [`settings_for`].
+#[must_use]
+pub fn interruptible(asked: &EngineSettings) -> EngineSettings {
+    EngineSettings { interruption: Interruption::Epochs, ..asked.clone() }
 }
 
 enum Kind {

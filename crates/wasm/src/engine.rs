@@ -96,8 +96,7 @@ pub struct EngineError(#[source] Box<dyn std::error::Error + Send + Sync>);
 pub struct Engine {
     inner: wasmtime::Engine,
     compatibility: String,
-    fuel: Fuel,
-    interruption: Interruption,
+    settings: EngineSettings,
 }
 
 impl Engine {
@@ -109,8 +108,7 @@ impl Engine {
         let inner = wasmtime::Engine::new(&configure(settings))
             .map_err(|error| EngineError(error.into_boxed_dyn_error()))?;
         let compatibility = compatibility_of(&inner);
-        let EngineSettings { fuel, interruption, .. } = *settings;
-        Ok(Self { inner, compatibility, fuel, interruption })
+        Ok(Self { inner, compatibility, settings: settings.clone() })
     }
 
     /// Returns 16 hex digits that differ whenever native code of one engine would not suit
@@ -120,12 +118,16 @@ impl Engine {
         &self.compatibility
     }
 
+    pub(crate) fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
     pub(crate) fn fuel(&self) -> Fuel {
-        self.fuel
+        self.settings.fuel
     }
 
     pub(crate) fn interruption(&self) -> Interruption {
-        self.interruption
+        self.settings.interruption
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {

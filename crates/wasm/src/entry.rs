@@ -6,10 +6,14 @@
 
 use std::fmt::{self, Write};
 
+use image::annotations::WIT_WORLD;
 use serde::{Deserialize, Serialize};
+use settings::http::HttpError;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::command::Guest;
+use crate::command::{Guest, Host};
 use crate::module::{Linked, Prepared};
+use crate::world::{self, World};
 
 pub(crate) mod component;
 pub(crate) mod core;
@@ -60,6 +64,10 @@ pub enum EntryError {
     NotACommand { exports: String },
     #[error("`{INVOKE}` is not followed by the name of a function; the functions are {functions}")]
     NoFunctionNamed { functions: String },
+    #[error("annotation {WIT_WORLD} says that it is {asked}; it exports {exports}")]
+    AnotherWorld { asked: &'static str, exports: String },
+    #[error("the HTTP server has no address")]
+    Address(#[from] HttpError),
     #[error("there is no function `{function}` to call; the functions are {functions}")]
     NoSuchFunction { function: String, functions: String },
     #[error("there are several functions `{function}`; call one of {functions}")]
@@ -81,9 +89,29 @@ impl Prepared {
     pub fn check(&self, guest: &Guest) -> Result<(), EntryError> {
         match &self.program {
             Linked::Core(linked) => core::plan(linked.module(), guest).map(drop),
-            Linked::Component { library, command } => {
-                component::plan(library, command.as_ref(), &self.engine, guest).map(drop)
+            Linked::Component { library, command, .. } => match self.server(guest)? {
+                Some(_) => Ok(()),
+                None => component::plan(library, command.as_ref(), &self.engine, guest).map(drop),
+            },
+        }
+    }
+
+    /// Returns the program as a server, if that is what this guest is to run.
+    pub(crate) fn server(&self, guest: &Guest) -> Result<Option<&ProxyPre<Host>>, EntryError> {
+        if guest.entry != Entry::Command || guest.http.is_none() {
+            return Ok(None);
+        }
+        let (is_command, server, exports) = match &self.program {
+            Linked::Core(linked) => (true, None, core::exports(linked.module())),
+            Linked::Component { library, command, server } => {
+                let exports = component::exports(library, &self.engine);
+                (command.is_some(), server.as_ref(), exports)
             }
+        };
+        match world::choose(is_command, server.is_some(), guest.world) {
+            Ok(World::HttpServer) => Ok(server),
+            Ok(World::Command | World::Library) => Ok(None),
+            Err(asked) => Err(EntryError::AnotherWorld { asked: asked.name(), exports }),
         }
     }
 }

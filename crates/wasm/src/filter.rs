@@ -35,14 +35,49 @@ const ALLOWED: &[&str] = &[
     "exit", "exit_group",
 ];
 
-/// Builds the filter.
+/// What a server does with the one socket that it was given, and with the clients that come in by
+/// it. None of these makes a socket or reaches out by one: there is no socket(2), connect(2) or
+/// bind(2), and no sendmsg(2), whose address no filter can see.
+const SERVING: &[&str] = &["listen", "accept4", "getsockname", "recvfrom", "shutdown"];
+
+/// Builds the filter of a guest that is no server.
 ///
 /// # Errors
 /// When libseccomp cannot translate it for this machine.
 pub fn engine_filter() -> Result<Filter, FilterError> {
+    Filter::allow_only(&rules())
+}
+
+/// Builds the filter of a server: as the other's, and what serving takes.
+///
+/// # Errors
+/// As [`engine_filter`].
+pub fn server_filter() -> Result<Filter, FilterError> {
+    let mut rules = rules();
+    rules.extend(SERVING.iter().copied().map(Rule::Allow));
+    rules.extend([
+        // Without an address: with one and the right flag, a socket that is not connected would be.
+        Rule::AllowMaskedArg { name: "sendto", arg: 4, mask: u64::MAX, value: 0 },
+        // What a connection and the end of the server need, whatever level they are asked of.
+        exactly("setsockopt", 2, number(libc::TCP_NODELAY)),
+        exactly("setsockopt", 2, number(libc::SO_ATTACH_FILTER)),
+    ]);
+    Filter::allow_only(&rules)
+}
+
+fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = ALLOWED.iter().copied().map(Rule::Allow).collect();
     rules.extend(conditional());
-    Filter::allow_only(&rules)
+    rules
+}
+
+fn number(value: i32) -> u64 {
+    u64::from(value.cast_unsigned())
+}
+
+/// An argument that is an int: what the upper half of the register holds means nothing.
+fn exactly(name: &'static str, arg: u32, value: u64) -> Rule {
+    Rule::AllowMaskedArg { name, arg, mask: u64::from(u32::MAX), value }
 }
 
 /// Calls that are allowed with some arguments only.
@@ -50,17 +85,9 @@ fn conditional() -> Vec<Rule> {
     let masked = |name, arg, mask: i32, value: i32| Rule::AllowMaskedArg {
         name,
         arg,
-        mask: u64::from(mask.cast_unsigned()),
-        value: u64::from(value.cast_unsigned()),
+        mask: number(mask),
+        value: number(value),
     };
-    let exactly = |name, arg, value: u64| Rule::AllowMaskedArg {
-        name,
-        arg,
-        // These arguments are ints: what the upper half of the register holds means nothing.
-        mask: u64::from(u32::MAX),
-        value,
-    };
-    let number = |value: i32| u64::from(value.cast_unsigned());
     vec![
         // All native code is mapped before the guest starts: nothing becomes executable any more.
         masked("mmap", 2, libc::PROT_EXEC, 0),

@@ -21,9 +21,11 @@ pub mod entry;
 pub mod filter;
 pub mod gauge;
 pub mod grants;
+pub mod http;
 pub mod limits;
 pub mod module;
 pub mod sandbox;
+pub mod world;
 
 mod artifact;
 mod deadline;

@@ -12,6 +12,8 @@ use wasmtime::component::{self, Component};
 use wasmtime::{InstancePre, Module, UnknownImportError};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, p1, p2};
+use wasmtime_wasi_http::p2::add_only_http_to_linker_async;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::artifact::{Loaded, Program};
 use crate::cache::{Cache, CacheError, Found};
@@ -76,6 +78,8 @@ pub(crate) enum Linked {
         library: component::InstancePre<Host>,
         /// The same, where it exports wasi:cli/run.
         command: Option<CommandPre<Host>>,
+        /// The same, where it exports wasi:http/incoming-handler.
+        server: Option<ProxyPre<Host>>,
     },
 }
 
@@ -125,7 +129,11 @@ pub fn load(engine: &Engine, cache: &Cache, digest: &Digest) -> Result<Prepared,
         Program::Component(component) => {
             component.initialize_copy_on_write_image().map_err(cannot_map)?;
             let library = link_component(engine, &component)?;
-            Linked::Component { command: CommandPre::new(library.clone()).ok(), library }
+            Linked::Component {
+                command: CommandPre::new(library.clone()).ok(),
+                server: ProxyPre::new(library.clone()).ok(),
+                library,
+            }
         }
     };
     Ok(Prepared { program, engine: engine.clone(), descriptors })
@@ -156,6 +164,8 @@ fn link_component(
 ) -> Result<component::InstancePre<Host>, LoadError> {
     let mut linker = component::Linker::new(engine.wasmtime());
     p2::add_to_linker_async(&mut linker).map_err(cannot_link)?;
+    // Requests of the guest's own are denied when they are made: see `Host`.
+    add_only_http_to_linker_async(&mut linker).map_err(cannot_link)?;
     linker.instantiate_pre(component).map_err(cannot_link)
 }
 

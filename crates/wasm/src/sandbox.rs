@@ -9,6 +9,7 @@
 //! and a version 2 cgroup
 //!                                open every granted tree on the host
 //!                                enter an empty mount namespace, attach, pivot
+//!                                bind a server's socket
 //!                                stdio, close the rest, limits, identity
 //!                                no privileges, landlock, the spec's seccomp
 //!              <-- "ready" (or an error text, and exit 1)
@@ -25,6 +26,7 @@
 //! process, which goes on as an init does from the limits downwards.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,6 +105,19 @@ pub struct SandboxPlan {
     /// How large that terminal is at first.
     #[serde(default)]
     pub terminal_size: Option<Size>,
+    /// Where it listens, if its guest is a server. Bound while it has the power to, it listens once
+    /// the guest says so.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What a process finds in its sandbox.
+#[derive(Debug)]
+pub struct Inside {
+    /// The granted folders.
+    pub preopens: Vec<Preopen>,
+    /// Bound to [`SandboxPlan::listen`].
+    pub socket: Option<OwnedFd>,
 }
 
 /// Who the init is to the kernel.
@@ -188,7 +203,7 @@ pub fn launch(
     stdio: [OwnedFd; 3],
     keep: &[RawFd],
     gauge: &Recorder,
-    guest: impl FnOnce(&[Preopen]) -> i32,
+    guest: impl FnOnce(Inside) -> i32,
 ) -> Result<Launched, LaunchError> {
     let cgroup = Cgroup::at(Hierarchies::of_host()?, &plan.cgroup);
     cgroup.create(plan.resources.as_ref().unwrap_or(&LinuxResources::default()))?;

@@ -39,6 +39,9 @@ pub(super) async fn exec(
         entry: function.map_or(Entry::Command, |function| Entry::Invoke { function }),
         limits: guests.limits(),
         config: guests.config(),
+        // The address is the init's already: what is added is a command, or a function.
+        http: None,
+        world: None,
     };
     guest.check().map_err(|error| refused(&error))?;
     let plan = guests.plan.for_process(process).map_err(|error| refused(&error))?;

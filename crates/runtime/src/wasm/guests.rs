@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use image::Digest;
 use image::detect::{ImageFacts, Source};
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
-use settings::{Limits, Workload};
+use settings::{Http, Limits, Workload};
 use wasm::engine::EngineSettings;
 use wasm::gauge::{Gauge, GuestStats};
 use wasm::sandbox::SandboxPlan;
@@ -99,6 +99,11 @@ impl Guests {
     /// The configuration of every guest, by name.
     pub(super) fn config(&self) -> BTreeMap<String, String> {
         self.workload.config.clone()
+    }
+
+    /// How the init is served, should it be an HTTP server.
+    pub(super) fn http(&self) -> Http {
+        self.workload.http
     }
 
     /// Makes the gauge of a guest that is to be added.

@@ -47,13 +47,15 @@ pub(crate) fn plan<'a>(
             Some(Err(Nameless)) => Err(EntryError::NoFunctionNamed {
                 functions: listed(functions(library, engine).iter().map(Function::signature)),
             }),
-            None => {
-                let exports = library.component().component_type();
-                let names = exports.exports(engine.wasmtime()).map(|(name, _)| shown(name));
-                Err(EntryError::NotACommand { exports: listed(names) })
-            }
+            None => Err(EntryError::NotACommand { exports: exports(library, engine) }),
         },
     }
+}
+
+/// Lists what the component exports.
+pub(crate) fn exports(library: &InstancePre<Host>, engine: &Engine) -> String {
+    let exports = library.component().component_type();
+    listed(exports.exports(engine.wasmtime()).map(|(name, _)| shown(name)))
 }
 
 fn functions(library: &InstancePre<Host>, engine: &Engine) -> Vec<Function> {

@@ -41,12 +41,7 @@ pub(crate) fn plan(module: &Module, guest: &Guest) -> Result<Call, EntryError> {
             Some(Err(Nameless)) => {
                 Err(EntryError::NoFunctionNamed { functions: listed(functions(module)) })
             }
-            None => Err(EntryError::MissingStart {
-                exports: listed(module.exports().map(|export| match export.ty() {
-                    ExternType::Func(kind) => signature(export.name(), &kind),
-                    _ => shown(export.name()),
-                })),
-            }),
+            None => Err(EntryError::MissingStart { exports: exports(module) }),
         },
     }
 }
@@ -67,6 +62,14 @@ fn function_of(
         name: function.to_owned(),
         results: kind.results().len(),
         before: if reactor { Before::Initialize } else { Before::Nothing },
+    }))
+}
+
+/// Lists what the module exports.
+pub(crate) fn exports(module: &Module) -> String {
+    listed(module.exports().map(|export| match export.ty() {
+        ExternType::Func(kind) => signature(export.name(), &kind),
+        _ => shown(export.name()),
     }))
 }
 

@@ -2,6 +2,7 @@
 //! instruction. The order is the point: each step needs what the next takes away.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,9 +18,10 @@ use sys::seqpacket::Seqpacket;
 use sys::{path, privileges, signal, stdio, terminal};
 
 use super::root::{self, Trees};
-use super::{Kit, LaunchError, READY, START, SandboxPlan, sysctl};
+use super::{Inside, Kit, LaunchError, READY, START, SandboxPlan, sysctl};
 use crate::command::{Access, Preopen};
 use crate::gauge::Recorder;
+use crate::http::cannot_listen;
 
 /// The exit code of a process whose sandbox or guest could not be started.
 const NOT_STARTED: i32 = 1;
@@ -63,7 +65,7 @@ pub(super) fn run(
     parts: Parts<'_>,
     stdio: [OwnedFd; 3],
     link: Seqpacket,
-    guest: impl FnOnce(&[Preopen]) -> i32,
+    guest: impl FnOnce(Inside) -> i32,
 ) -> i32 {
     let kept = [link.as_fd().as_raw_fd()];
     let enter = || enter_unguarded(parts, stdio, &kept);
@@ -75,7 +77,7 @@ pub(super) fn run_entered(
     parts: Parts<'_>,
     entered: Entered,
     link: Seqpacket,
-    guest: impl FnOnce(&[Preopen]) -> i32,
+    guest: impl FnOnce(Inside) -> i32,
 ) -> i32 {
     // First of all: the maker's link to the keeper and the cgroup's door.
     let kept = [parts.keep, &[link.as_fd().as_raw_fd()]].concat();
@@ -99,7 +101,7 @@ pub(super) fn enter(parts: Parts<'_>, stdio: [OwnedFd; 3], kept: &[RawFd]) -> Re
 fn run_guarded(
     parts: Parts<'_>,
     link: Seqpacket,
-    guest: impl FnOnce(&[Preopen]) -> i32,
+    guest: impl FnOnce(Inside) -> i32,
     enter: impl FnOnce() -> Result<Entered>,
 ) -> i32 {
     // A panic must not unwind into the copy of the keeper's loop below us.
@@ -114,12 +116,12 @@ fn run_guarded(
 fn run_unguarded(
     parts: Parts<'_>,
     link: Seqpacket,
-    guest: impl FnOnce(&[Preopen]) -> i32,
+    guest: impl FnOnce(Inside) -> i32,
     enter: impl FnOnce() -> Result<Entered>,
 ) -> i32 {
     parts.gauge.cloned();
-    let preopens = match enter().and_then(|entered| finish(parts, entered)) {
-        Ok(preopens) => preopens,
+    let inside = match enter().and_then(|entered| finish(parts, entered)) {
+        Ok(inside) => inside,
         Err(error) => {
             // With the keeper gone there is nobody to tell.
             let _unheard = link.send(format!("{error:#}").as_bytes(), &[]);
@@ -136,7 +138,7 @@ fn run_unguarded(
         complain(&format!("cannot install the engine's system call filter: {error}"));
         return NOT_STARTED;
     }
-    guest(&preopens)
+    guest(inside)
 }
 
 /// Reports that the sandbox stands and waits for the word; `false` when the
@@ -176,7 +178,7 @@ fn enter_unguarded(parts: Parts<'_>, stdio: [OwnedFd; 3], kept: &[RawFd]) -> Res
     Ok(Entered { filter, attached })
 }
 
-fn finish(parts: Parts<'_>, Entered { filter, attached }: Entered) -> Result<Vec<Preopen>> {
+fn finish(parts: Parts<'_>, Entered { filter, attached }: Entered) -> Result<Inside> {
     let plan = parts.plan;
     let preopens = attached.unwrap_or_else(|| root::attached(&plan.grants));
     if plan.terminal {
@@ -184,6 +186,9 @@ fn finish(parts: Parts<'_>, Entered { filter, attached }: Entered) -> Result<Vec
             .context("cannot make the terminal the guest's own")?;
     }
     parts.kit.title.show(&plan.args, &plan.env).context("cannot show the guest's arguments")?;
+    // Before the power is gone that a port below 1024 takes, and here, where an address that is
+    // taken can still be told as the reason why there is no container.
+    let socket = plan.listen.map(bind).transpose()?;
     drop_privileges(plan)?;
     confine_to(&preopens)?;
     // Last, for it may forbid any of the steps above. It has to let a message
@@ -191,7 +196,11 @@ fn finish(parts: Parts<'_>, Entered { filter, attached }: Entered) -> Result<Vec
     if let Some(filter) = filter {
         filter.install().context("cannot install linux.seccomp")?;
     }
-    Ok(preopens)
+    Ok(Inside { preopens, socket })
+}
+
+fn bind(address: SocketAddr) -> Result<OwnedFd> {
+    sys::tcp::bind(address).with_context(|| cannot_listen(address))
 }
 
 /// Translates the spec's profile while libseccomp may still do as it likes.

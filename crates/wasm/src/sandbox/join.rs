@@ -12,7 +12,9 @@ use sys::namespace::Kind;
 use sys::pidfd::Identity;
 
 use super::init::{self, Parts, Place};
-use super::{Kit, LaunchError, Launched, Refusal, SandboxPlan, Way, clone, clone_by_helper};
+use super::{
+    Inside, Kit, LaunchError, Launched, Refusal, SandboxPlan, Way, clone, clone_by_helper,
+};
 use crate::command::Preopen;
 use crate::gauge::Recorder;
 
@@ -51,6 +53,7 @@ pub fn join(
     gauge: &Recorder,
     guest: impl FnOnce(&[Preopen]) -> i32,
 ) -> Result<Launched, LaunchError> {
+    let guest = |inside: Inside| guest(&inside.preopens);
     let plan = &joined.plan;
     let init = joined.init.open()?.ok_or(LaunchError::Gone)?;
     if init.ends_within(Duration::ZERO)? {

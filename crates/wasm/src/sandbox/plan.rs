@@ -73,6 +73,7 @@ impl SandboxPlan {
             env: process.env().clone().unwrap_or_default(),
             terminal: process.terminal().unwrap_or_default(),
             terminal_size: Size::asked_by(process),
+            listen: None,
         })
     }
 
@@ -97,6 +98,7 @@ impl SandboxPlan {
             env: process.env().clone().unwrap_or_default(),
             terminal: process.terminal().unwrap_or_default(),
             terminal_size: Size::asked_by(process),
+            listen: None,
             ..self.clone()
         })
     }

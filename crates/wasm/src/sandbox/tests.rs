@@ -108,6 +108,7 @@ impl Lab {
         let (mut output, stdout) = std::io::pipe().unwrap();
         let stderr = stdout.try_clone().unwrap();
         let stdio = [stdin.into(), stdout.into(), stderr.into()];
+        let guest = |inside: Inside| guest(&inside.preopens);
         let Launched { pid, pidfd, link } =
             launch(self.kit(), &plan, stdio, &[], &self.recorder, guest).unwrap();
         let said = link.recv().unwrap().map(|message| message.body).unwrap_or_default();

@@ -58,10 +58,10 @@ impl Lab {
     fn stand(&self, spec: Value) -> (Running, Joined) {
         let plan = self.plan(spec);
         let (stdio, input, output) = streams();
-        let init = |preopens: &[Preopen]| {
+        let init = |inside: Inside| {
             // A folder of its own in memory, so that nobody else has the file.
             fs::write("/g/1/mine", "of the init").unwrap();
-            say(&format!("{preopens:?}"));
+            say(&format!("{:?}", inside.preopens));
             await_end_of_input();
             5
         };

@@ -20,7 +20,7 @@ fn hear(master: &mut fs::File, words: &str) -> String {
 }
 
 /// Says what it finds, then computes for ever, as a guest that never looks at its input.
-fn busy(_: &[Preopen]) -> i32 {
+fn busy() -> i32 {
     let streams = [
         std::io::stdin().is_terminal(),
         std::io::stdout().is_terminal(),
@@ -40,12 +40,12 @@ fn at_a_terminal(lab: &Lab, into: Option<&Joined>) -> (Launched, fs::File) {
         None => {
             let mut spec = lab.spec();
             spec["process"]["terminal"] = json!(true);
-            launch(lab.kit(), &lab.plan(spec), stdio, &[], &lab.recorder, busy)
+            launch(lab.kit(), &lab.plan(spec), stdio, &[], &lab.recorder, |_| busy())
         }
         Some(joined) => {
             let mut joined = joined.clone();
             joined.plan.terminal = true;
-            join(lab.kit(), &joined, stdio, &[], &lab.recorder, busy)
+            join(lab.kit(), &joined, stdio, &[], &lab.recorder, |_| busy())
         }
     };
     let launched = launched.unwrap();
