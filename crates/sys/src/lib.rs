@@ -17,6 +17,7 @@ pub mod pidfd;
 pub mod privileges;
 pub mod process;
 pub mod sealed_exe;
+pub mod sealed_memory;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod shared;

@@ -5,15 +5,15 @@
 //! buffer. The first byte of each packet says which; callers see only bodies and descriptors.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
+
+use crate::sealed_memory;
 
 /// The largest body, in bytes.
 pub const BODY_LIMIT: usize = 32 * 1024 * 1024;
@@ -68,7 +68,7 @@ impl Seqpacket {
         if body.len() <= INLINE_LIMIT {
             return self.send_packet(INLINE, body, &raw);
         }
-        let memfd = sealed_memfd(body)?;
+        let memfd = sealed_memory::holding(c"message", body)?;
         raw.insert(0, memfd.as_raw_fd());
         self.send_packet(IN_MEMFD, &(body.len() as u64).to_le_bytes(), &raw)
     }
@@ -143,19 +143,6 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
-    .union(SealFlag::F_SEAL_SHRINK)
-    .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::F_SEAL_WRITE);
-
-fn sealed_memfd(body: &[u8]) -> io::Result<File> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut memfd = File::from(memfd_create(c"message", flags)?);
-    memfd.write_all(body)?;
-    fcntl(&memfd, FcntlArg::F_ADD_SEALS(SEALS))?;
-    Ok(memfd)
-}
-
 fn read_from_memfd(announced: &[u8], mut fds: Vec<OwnedFd>) -> io::Result<Message> {
     let length = <[u8; 8]>::try_from(announced)
         .ok()
@@ -167,10 +154,7 @@ fn read_from_memfd(announced: &[u8], mut fds: Vec<OwnedFd>) -> io::Result<Messag
     }
     let memfd = File::from(fds.remove(0));
     // Anything but a sealed memfd could change while it is read, or block the reader.
-    let seals = fcntl(&memfd, FcntlArg::F_GET_SEALS)
-        .map(SealFlag::from_bits_retain)
-        .map_err(|_errno| invalid("packet carries something else than a memfd"))?;
-    if !seals.contains(SEALS) || memfd.metadata()?.len() != length as u64 {
+    if !sealed_memory::is_sealed(&memfd)? || memfd.metadata()?.len() != length as u64 {
         return Err(invalid("packet carries an unsealed memfd or one of another size"));
     }
     let mut body = vec![0; length];
@@ -252,7 +236,9 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
 mod tests {
     use super::*;
     use crate::waiting::{set_blocking, set_nonblocking};
-    use std::io::{Read, Seek};
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::io::{Read, Seek, Write};
 
     fn round_trip(body: &[u8], fds: &[BorrowedFd<'_>]) -> Message {
         let (one, other) = Seqpacket::pair().expect("pair");
