@@ -7,6 +7,7 @@
 //! is not known and a value that cannot be read are refused, never skipped.
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod capabilities;
 pub mod engine;
 pub mod http;
@@ -22,6 +23,7 @@ mod table;
 
 use std::path::PathBuf;
 
+pub use cache::Caching;
 pub use http::{Http, NodeHttp};
 pub use limits::Limits;
 pub use node::Node;
@@ -43,6 +45,10 @@ pub struct Settings {
     pub auto_detect: bool,
     /// The folder of compiled modules, absolute.
     pub cache: PathBuf,
+    /// How large it may become, in bytes.
+    pub cache_size: u64,
+    /// Whether it is used; it is by default.
+    pub caching: Caching,
     /// What wasm workloads get and may ask for.
     pub policy: Policy,
 }
@@ -59,6 +65,8 @@ impl Settings {
                 .unwrap_or_default(),
             auto_detect: options.auto_detect.or(below.auto_detect).unwrap_or(true),
             cache: node.cache.unwrap_or_else(|| PathBuf::from(DEFAULT_CACHE)),
+            cache_size: node.cache_size.unwrap_or(cache::DEFAULT_SIZE),
+            caching: options.caching.or(below.caching).unwrap_or_default(),
             policy: Policy {
                 limits: options.limits.over(&below.limits),
                 engine: options.engine.clone().over(&below.engine),
@@ -85,6 +93,7 @@ mod tests {
         assert_eq!(settings.container_runtime, ContainerRuntime::Libcontainer);
         assert!(settings.auto_detect);
         assert_eq!(settings.cache, PathBuf::from("/var/lib/hybrid/cache"));
+        assert_eq!((settings.cache_size, settings.caching), (2 << 30, Caching::On));
         assert_eq!(settings.policy, Policy::default());
     }
 
@@ -101,5 +110,15 @@ mod tests {
         let policy = Settings::of(node.clone(), &options).policy;
         assert_eq!(policy.limits, options.limits);
         assert_eq!(policy.engine, node.options.engine);
+    }
+
+    #[test]
+    fn the_cache_is_the_nodes_and_its_use_the_options_to_refuse() {
+        let node = node::parse("cache_enabled = true\ncache_size = \"512MiB\"").unwrap();
+        let settings = Settings::of(node.clone(), &Options::default());
+        assert_eq!((settings.cache_size, settings.caching), (512 << 20, Caching::On));
+        let options = options::parse("cache_enabled = false").unwrap();
+        assert_eq!(Settings::of(node, &options).caching, Caching::Off);
+        assert!(options::parse("cache_size = \"512MiB\"").is_err(), "it is shared by all");
     }
 }

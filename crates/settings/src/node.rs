@@ -5,12 +5,15 @@
 //! container_runtime = "runc"
 //! auto_detect = true
 //! cache = "/var/lib/hybrid/cache"
+//! cache_enabled = true
+//! cache_size = "2GiB"
 //! ```
 //!
 //! Below these stand the tables of [`crate::operator`].
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::cache;
 use crate::operator::Document;
 use crate::options::{self, Options};
 use crate::table::{Reader, TableError, no_hint};
@@ -25,6 +28,8 @@ pub struct Node {
     pub options: Options,
     /// `cache`: the folder of compiled modules.
     pub cache: Option<PathBuf>,
+    /// `cache_size`: how large it may become, in bytes.
+    pub cache_size: Option<u64>,
 }
 
 /// Reads the node file's text; an absent file is an empty one.
@@ -36,8 +41,9 @@ pub fn parse(toml: &str) -> Result<Node, TableError> {
         "an absolute path of a folder of its own, without . and ..",
         |value| value.as_str().and_then(folder),
     )?;
+    let cache_size = table.take("cache_size", cache::EXPECTED_SIZE, cache::size_of)?;
     table.finish(no_hint)?;
-    Ok(Node { options, cache })
+    Ok(Node { options, cache, cache_size })
 }
 
 fn folder(raw: &str) -> Option<PathBuf> {
@@ -85,6 +91,10 @@ mod tests {
             ("cache = \"/a/../b\"", "an absolute path"),
             ("cache = \"/a/./b\"", "an absolute path"),
             ("cache = 1", "an absolute path"),
+            ("cache_size = 1000", "at least 1MiB"),
+            ("cache_size = \"big\"", "at least 1MiB"),
+            ("cache_size = -1", "at least 1MiB"),
+            ("cache_enabled = \"no\"", "true or false"),
             ("TypeUrl = \"x\"", "unknown key"),
         ];
         for (text, part) in table {

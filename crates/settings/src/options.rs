@@ -7,6 +7,7 @@
 //! wasm_runtime = "wasmtime"
 //! container_runtime = "runc"   # or "libcontainer": the same path
 //! auto_detect = true
+//! cache_enabled = true
 //! ```
 //!
 //! Below these stand the tables of [`crate::operator`].
@@ -14,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use crate::cache::{self, Caching};
 use crate::http::{self, NodeHttp};
 use crate::operator::{self, Document, NodeEngine, NodeLimits};
 use crate::table::{Reader, TableError, no_hint};
@@ -44,6 +46,8 @@ pub struct Options {
     pub container_runtime: Option<ContainerRuntime>,
     /// `auto_detect`.
     pub auto_detect: Option<bool>,
+    /// `cache_enabled`.
+    pub caching: Option<Caching>,
     /// `[limits]`.
     pub limits: NodeLimits,
     /// `[engine]`.
@@ -84,6 +88,7 @@ pub(crate) fn read(table: &mut Reader, document: Document) -> Result<Options, Ta
             },
         )?,
         auto_detect: table.take("auto_detect", "true or false", Value::as_bool)?,
+        caching: table.take("cache_enabled", cache::EXPECTED_CACHING, cache::caching)?,
         limits: operator::limits(table, document)?,
         engine: operator::engine(table, document)?,
     })
@@ -136,7 +141,7 @@ mod tests {
         let refused = parse("auto_detct = true").unwrap_err().to_string();
         assert_eq!(
             refused,
-            "the runtime options have the unknown key \"auto_detct\"; known are http, wasm_runtime, container_runtime, auto_detect, limits, engine, TypeUrl"
+            "the runtime options have the unknown key \"auto_detct\"; known are http, wasm_runtime, container_runtime, auto_detect, cache_enabled, limits, engine, TypeUrl"
         );
         let runcs = parse("SystemdCgroup = true").unwrap_err().to_string();
         assert!(runcs.ends_with("read from each container's cgroups path"), "{runcs}");
