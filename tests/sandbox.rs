@@ -1,6 +1,7 @@
 //! The sandbox of a wasm container, from both sides: what the host sees of the guest's process, and what the guest
 //! reaches.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -149,7 +150,7 @@ fn a_guest_holds_no_descriptor_of_the_shim() -> Result<()> {
     let all = host::descriptors(pid)?;
     assert!([0, 1, 2].iter().all(|number| all.contains_key(number)), "{all:?}");
     let host_sockets = fs::read_to_string("/proc/net/unix").context("reading /proc/net/unix")?;
-    let mut code = 0;
+    let mut code = BTreeSet::new();
     for (number, target) in all.range(3..) {
         match held(target, &host_sockets) {
             Held::Foreign => panic!("descriptor {number} is {target}: {all:?}"),
@@ -158,12 +159,13 @@ fn a_guest_holds_no_descriptor_of_the_shim() -> Result<()> {
                 let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
                 let flags = i32::from_str_radix(flags.context("no flags")?.trim(), 8)?;
                 assert_eq!(flags & 3, 0, "the code can be written: {info}");
-                code += 1;
+                code.insert(target);
             }
             Held::Clock | Held::Grant | Held::OwnSocket => {}
         }
     }
-    assert!(code <= 1, "the guest holds other guests' code: {all:?}");
+    // The engine's descriptor and the one that keeps it in the cache are of one file.
+    assert!(code.len() <= 1, "the guest holds other guests' code: {all:?}");
     let shim = host::descriptors(host::shim_of(&daemon, pid)?.server)?;
     let foreign = shim.values().any(|it| held(it, &host_sockets) == Held::Foreign);
     assert!(foreign, "nothing of the shim would be noticed: {shim:?}");

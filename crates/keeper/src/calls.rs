@@ -83,7 +83,7 @@ impl Keeper {
             (Ok(prepared), _) => self.launch(seq, order, &prepared),
             (Err(Failure::NotCompiled), Some(bytes)) => {
                 order.compiling();
-                let job = || side.compile(bytes, &order).into();
+                let job = || side.compile(bytes, &order);
                 let (pid, link) =
                     worker::spawn(&self.single, Keeps::All, job).map_err(cannot_fork)?;
                 let then = Then::Launch(order);

@@ -51,6 +51,8 @@ pub struct Spawned {
 pub struct Place {
     /// The folder of native code, made at the first use.
     pub cache: PathBuf,
+    /// How large it may become, in bytes.
+    pub cache_size: u64,
 }
 
 /// Forks the keeper.

@@ -5,7 +5,7 @@ use sys::error::chain;
 use sys::stdio::Stdio;
 
 use crate::message::{Failure, LinuxContainer, Reply, told};
-use crate::worker::{Done, Outcome};
+use crate::worker::{Brought, Done, Outcome};
 
 pub(crate) fn create(create: &linux::CreateRequest, stdio: Stdio) -> Done {
     made(linux::create(create, stdio).map_err(|error| told(error.is_refusal(), &error)))
@@ -19,7 +19,8 @@ fn made(made: Result<Made, Failure>) -> Done {
     match made {
         Ok(Made { pid, console }) => {
             let reply = Reply::Created { pid: pid.as_raw(), terminal: console.is_some() };
-            Done { outcome: Ok(reply), console }
+            let brought = console.map_or(Brought::Nothing, Brought::Console);
+            Done { outcome: Ok(reply), brought }
         }
         Err(failure) => Err(failure).into(),
     }

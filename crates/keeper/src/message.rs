@@ -64,6 +64,8 @@ pub struct CreateWasm {
     pub module: image::Digest,
     /// How its native code is compiled and run.
     pub engine: wasm::engine::EngineSettings,
+    /// Whether its native code may come from the node's cache, and go there.
+    pub caching: settings::Caching,
 }
 
 /// All that another process of a wasm container is made of.
@@ -77,6 +79,8 @@ pub struct ExecWasm {
     pub module: image::Digest,
     /// How its native code is compiled and run.
     pub engine: wasm::engine::EngineSettings,
+    /// Whether its native code may come from the node's cache, and go there.
+    pub caching: settings::Caching,
 }
 
 /// What the keeper says.

@@ -13,7 +13,8 @@ use wasm::sandbox::READY;
 use crate::child::{Child, Preparing, Then};
 use crate::message::{Failure, Reply, Report};
 use crate::process::Keeper;
-use crate::worker::{self, Done, Holder, Keeps};
+use crate::wasm_side;
+use crate::worker::{self, Brought, Done, Holder, Keeps};
 
 /// What is said of a wasm process that ended and left no word.
 const SILENT_END: &str = "the process ended before it stood in its sandbox";
@@ -70,12 +71,16 @@ impl Keeper {
     fn worker_done(
         &mut self,
         seq: u64,
-        Done { outcome, console }: Done,
+        Done { outcome, brought }: Done,
         then: Then,
         link: Option<Seqpacket>,
     ) -> io::Result<()> {
         match (outcome, then) {
             (outcome, Then::TellCreated) => {
+                let console = match brought {
+                    Brought::Console(console) => Some(console),
+                    Brought::Nothing | Brought::Native(_) => None,
+                };
                 match outcome {
                     Ok(Reply::Created { pid, .. }) => {
                         self.linux_made(seq, Pid::from_raw(pid), console)?;
@@ -94,8 +99,9 @@ impl Keeper {
             }
             (Ok(_), Then::Launch(order)) => {
                 let side = self.wasm.as_mut().expect("the compilation was its");
-                let launched =
-                    side.prepare(&order).and_then(|prepared| self.launch(seq, order, &prepared));
+                let launched = side
+                    .adopt(brought, &order)
+                    .and_then(|prepared| self.launch(seq, order, &prepared));
                 match launched {
                     Ok(()) => Ok(()),
                     Err(failure) => self.reply(seq, Err(failure), &[]),
@@ -151,8 +157,8 @@ impl Keeper {
             Some(Child::Worker { seq, link, then }) => match link.as_ref().and_then(worker::done) {
                 Some(done) => self.worker_done(seq, done, then, link),
                 None => {
-                    let why = format!("a worker process ended without a report ({status})");
-                    self.worker_done(seq, Err(Failure::Lost(why)).into(), then, None)
+                    let failure = silent(&then, status);
+                    self.worker_done(seq, Err(failure).into(), then, None)
                 }
             },
             Some(Child::Preparing(Preparing { seq, link, cgroup, holder, .. })) => {
@@ -196,4 +202,17 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Says what it means that a worker ended without a report.
+fn silent(then: &Then, status: ExitStatus) -> Failure {
+    let exceeded = match then {
+        // It makes nothing but native code, which nobody has when it is not handed over.
+        Then::Launch(_) => wasm_side::compile_bounds().exceeded(status),
+        Then::Answer | Then::Fail { .. } | Then::TellCreated | Then::Enter(_) => None,
+    };
+    exceeded.map_or_else(
+        || Failure::Lost(format!("a worker process ended without a report ({status})")),
+        Failure::Failed,
+    )
 }

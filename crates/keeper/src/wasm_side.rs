@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use image::Digest;
+use settings::Caching;
 use sys::cgroup::Location;
 use sys::error::chain;
 use sys::namespace::Template;
@@ -19,25 +20,20 @@ use sys::seccomp::Filter;
 use sys::stdio::Stdio;
 use sys::terminal::{Size, Terminal};
 use sys::title::TitleMap;
+use wasm::bounds::Bounds;
 use wasm::cache::Cache;
 use wasm::command::{Guest, Preopen};
+use wasm::compile::Origin;
 use wasm::engine::EngineSettings;
 use wasm::engines::Engines;
 use wasm::gauge::{CodeOrigin, Recorder};
 use wasm::http::{self, Serving};
-use wasm::module::{LoadError, Prepared};
+use wasm::module::Prepared;
 use wasm::sandbox::{Inside, Kit, Launched, SandboxPlan};
 
 use crate::Place;
 use crate::message::{CreateWasm, ExecWasm, Failure, Reply, told};
-use crate::worker::Outcome;
-
-/// A compilation may use this much address space, in bytes, and processor time,
-/// in seconds: far more than a module of many megabytes needs.
-const COMPILE_ADDRESS_SPACE: u64 = 8 << 30;
-const COMPILE_CPU_SECONDS: u64 = 300;
-
-const NO_ENGINE: &str = "cannot make the wasm engine";
+use crate::worker::{Brought, Done, Outcome};
 
 /// The warm engines and all that is shared by the wasm containers of this keeper.
 pub(crate) struct WasmSide {
@@ -53,8 +49,7 @@ pub(crate) struct WasmSide {
 impl WasmSide {
     /// Builds the sandbox parts.
     pub(crate) fn new(single: &SingleThreaded, place: &Place) -> Result<Self, Failure> {
-        let cache =
-            Cache::open(&place.cache).map_err(failed("cannot open the cache of native code"))?;
+        let cache = Cache::new(&place.cache, place.cache_size);
         let filter = wasm::filter::engine_filter()
             .map_err(failed("cannot build the engine's system call filter"))?;
         let server_filter = wasm::filter::server_filter()
@@ -69,7 +64,7 @@ impl WasmSide {
         Ok(Self { engines, cache, filter, server_filter, template, prepared })
     }
 
-    /// Returns the mapped code of the order's module, loading it at its first use.
+    /// Returns the mapped code of the order's module, loading it from the cache at its first use.
     pub(crate) fn prepare(&mut self, order: &Order) -> Result<Rc<Prepared>, Failure> {
         let module = order.module();
         let key = (*module, order.engine().clone());
@@ -77,49 +72,67 @@ impl WasmSide {
             order.mapped(CodeOrigin::Warm);
             return Ok(Rc::clone(prepared));
         }
-        let loaded = self.load(module, &key.1)?;
-        let prepared = loaded.map_err(|error| {
+        let Caching::On = order.caching() else {
+            return Err(Failure::NotCompiled);
+        };
+        let loaded = wasm::module::load(&mut self.engines, &self.cache, &key.1, module);
+        let prepared = Rc::new(loaded.map_err(|error| {
             if error.needs_compiling() {
-                log::info!("module {module} is to be compiled: {}", chain(&error));
+                log::debug!("module {module} is to be compiled: {}", chain(&error));
                 Failure::NotCompiled
             } else {
                 told(error.is_refusal(), &error)
             }
-        })?;
-        let prepared = Rc::new(prepared);
+        })?);
+        log::info!("the native code of module {module} is mapped from the cache");
         self.prepared.insert(key, Rc::clone(&prepared));
         order.mapped(CodeOrigin::Cached);
         Ok(prepared)
     }
 
-    /// Loads a module as it was asked for, or, if it is a server, as it was compiled then.
-    fn load(
-        &mut self,
-        module: &Digest,
-        asked: &EngineSettings,
-    ) -> Result<Result<Prepared, LoadError>, Failure> {
-        let engine = self.engines.with(asked).map_err(failed(NO_ENGINE))?;
-        let loaded = wasm::module::load(&engine, &self.cache, module);
-        let other = wasm::compile::interruptible(asked);
-        if !matches!(loaded, Err(LoadError::NotCached(_))) || other == *asked {
-            return Ok(loaded);
+    /// Compiles the order's module, into the cache where there is one. Runs in a worker.
+    pub(crate) fn compile(&mut self, bytes: OwnedFd, order: &Order) -> Done {
+        if let Err(error) = compile_bounds().impose() {
+            return Err(failed("cannot bound a compilation")(error)).into();
         }
-        let engine = self.engines.with(&other).map_err(failed(NO_ENGINE))?;
-        Ok(wasm::module::load(&engine, &self.cache, module))
+        let cache = match order.caching() {
+            Caching::On => Some(&self.cache),
+            Caching::Off => None,
+        };
+        let (asked, bytes) = (order.engine(), File::from(bytes));
+        match wasm::compile::compile(&mut self.engines, cache, asked, &bytes, order.module()) {
+            Ok(native) => Done { outcome: Ok(Reply::Done), brought: Brought::Native(native) },
+            Err(error) => Err(told(error.is_refusal(), &error)).into(),
+        }
     }
 
-    /// Compiles the order's module into the cache. Runs in a worker.
-    pub(crate) fn compile(&mut self, bytes: OwnedFd, order: &Order) -> Outcome {
-        use nix::sys::resource::{Resource, setrlimit};
-        setrlimit(Resource::RLIMIT_AS, COMPILE_ADDRESS_SPACE, COMPILE_ADDRESS_SPACE)
-            .and_then(|()| {
-                setrlimit(Resource::RLIMIT_CPU, COMPILE_CPU_SECONDS, COMPILE_CPU_SECONDS)
-            })
-            .map_err(failed("cannot bound a compilation"))?;
-        let engine = self.engines.with(order.engine()).map_err(failed(NO_ENGINE))?;
-        wasm::compile::compile(&engine, &self.cache, &File::from(bytes), order.module())
+    /// Returns the code that a worker brought for the order, mapped.
+    pub(crate) fn adopt(
+        &mut self,
+        brought: Brought,
+        order: &Order,
+    ) -> Result<Rc<Prepared>, Failure> {
+        let Brought::Native(native) = brought else {
+            return Err(Failure::Failed("a compiler's report came without its work".to_owned()));
+        };
+        let (module, origin) = (order.module(), native.origin);
+        let key = (*module, order.engine().clone());
+        let prepared = wasm::module::adopt(&mut self.engines, native, module)
             .map_err(|error| told(error.is_refusal(), &error))?;
-        Ok(Reply::Done)
+        let prepared = Rc::new(prepared);
+        // Another order for the same may have been faster; what is mapped once need not be twice.
+        let prepared = Rc::clone(self.prepared.entry(key).or_insert(prepared));
+        match origin {
+            Origin::Compiled => {
+                log::info!("module {module} was compiled");
+                order.compiled();
+            }
+            Origin::Found => {
+                log::info!("another shim has compiled module {module} meanwhile");
+                order.mapped(CodeOrigin::Cached);
+            }
+        }
+        Ok(prepared)
     }
 
     /// Clones the process. It reports over its link.
@@ -161,6 +174,11 @@ impl WasmSide {
         let launched = launched.map_err(|error| Failure::Failed(chain(&error)))?;
         Ok(Cloned { launched, console })
     }
+}
+
+/// What a compilation may take on this machine.
+pub(crate) fn compile_bounds() -> Bounds {
+    Bounds::on(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// A wasm process to be made, with all that came for it.
@@ -215,10 +233,12 @@ impl Order {
 
     /// Tells its gauge where its native code came from.
     fn mapped(&self, origin: CodeOrigin) {
-        match self.compiling {
-            Some(since) => self.gauge.compiled(since.elapsed()),
-            None => self.gauge.code(origin),
-        }
+        self.gauge.code(origin);
+    }
+
+    /// Tells its gauge that its native code was compiled for it.
+    fn compiled(&self) {
+        self.gauge.compiled(self.compiling.map_or(Duration::ZERO, |since| since.elapsed()));
     }
 
     /// The digest of its module.
@@ -234,6 +254,13 @@ impl Order {
         match &self.what {
             What::Init(create) => &create.engine,
             What::Another(exec) => &exec.engine,
+        }
+    }
+
+    fn caching(&self) -> Caching {
+        match &self.what {
+            What::Init(create) => create.caching,
+            What::Another(exec) => exec.caching,
         }
     }
 

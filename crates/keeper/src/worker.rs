@@ -5,14 +5,21 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
+use serde::{Deserialize, Serialize};
 use sys::process::{Fork, SingleThreaded};
 use sys::seqpacket::Seqpacket;
+use wasm::compile::{Native, Origin};
+use wasm::engine::EngineSettings;
 
 use crate::message::{Failure, Reply};
+
+/// The exit code of a worker that panicked.
+const PANICKED: i32 = 101;
 
 /// How a request went.
 pub(crate) type Outcome = Result<Reply, Failure>;
@@ -20,13 +27,29 @@ pub(crate) type Outcome = Result<Reply, Failure>;
 /// What a worker says once its call is made.
 pub(crate) struct Done {
     pub(crate) outcome: Outcome,
+    pub(crate) brought: Brought,
+}
+
+/// What comes with a worker's report.
+pub(crate) enum Brought {
+    Nothing,
     /// The master of the terminal that a process it made got.
-    pub(crate) console: Option<OwnedFd>,
+    Console(OwnedFd),
+    /// Native code that it has compiled or found.
+    Native(Native),
+}
+
+/// A report on its way, but for the descriptor.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    outcome: Outcome,
+    /// What the descriptor is, if it is native code.
+    native: Option<(EngineSettings, Origin)>,
 }
 
 impl From<Outcome> for Done {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, console: None }
+        Self { outcome, brought: Brought::Nothing }
     }
 }
 
@@ -80,7 +103,10 @@ fn fork(
         Fork::Parent { pid, .. } => Ok((pid, keeper_end)),
         Fork::Child => {
             drop(keeper_end);
-            sys::process::exit_now(work(&worker_end, keeper))
+            // A panic must not unwind into the copy of the keeper that this process is: that would
+            // let go what the keeper holds.
+            let code = catch_unwind(AssertUnwindSafe(|| work(&worker_end, keeper)));
+            sys::process::exit_now(code.unwrap_or(PANICKED))
         }
     }
 }
@@ -108,16 +134,24 @@ impl Drop for Holder {
 
 /// Runs the job and sends its outcome; returns the worker's exit code.
 fn report(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>, job: impl FnOnce() -> Done) -> i32 {
-    let Done { outcome, console } = match prepare(link, keeper, keeps) {
+    let Done { outcome, brought } = match prepare(link, keeper, keeps) {
         Ok(()) => job(),
         Err(error) => {
             Err(Failure::Failed(format!("cannot prepare a worker process: {error}"))).into()
         }
     };
-    let console = console.as_ref().map(AsFd::as_fd);
-    let sent = serde_json::to_vec(&outcome)
+    let (native, descriptor) = match brought {
+        Brought::Nothing => (None, None),
+        Brought::Console(console) => (None, Some(console)),
+        Brought::Native(native) => {
+            let (file, settings, origin) = native.into_parts();
+            (Some((settings, origin)), Some(file))
+        }
+    };
+    let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+    let sent = serde_json::to_vec(&Written { outcome, native })
         .map_err(io::Error::other)
-        .and_then(|body| link.send(&body, console.as_slice()));
+        .and_then(|body| link.send(&body, descriptor.as_slice()));
     i32::from(sent.is_err())
 }
 
@@ -146,8 +180,19 @@ fn prepare(link: &Seqpacket, keeper: Pid, keeps: Keeps<'_>) -> io::Result<()> {
 /// Reads a worker's report; `None` while it has not come or when it never will.
 pub(crate) fn done(link: &Seqpacket) -> Option<Done> {
     let mut message = link.recv().ok().flatten()?;
-    let outcome = serde_json::from_slice(&message.body).unwrap_or_else(|error| {
-        Err(Failure::Failed(format!("a worker's report is unreadable: {error}")))
-    });
-    Some(Done { outcome, console: message.fds.pop() })
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Failure::Failed(format!("a worker's report is unreadable: {why}"))
+    };
+    Some(match (serde_json::from_slice(&message.body), message.fds.pop()) {
+        (Ok(Written { outcome, native: None }), None) => outcome.into(),
+        (Ok(Written { outcome, native: None }), Some(console)) => {
+            Done { outcome, brought: Brought::Console(console) }
+        }
+        (Ok(Written { outcome, native: Some((settings, origin)) }), Some(file)) => {
+            let native = Native::from_own_compiler(file, settings, origin);
+            Done { outcome, brought: Brought::Native(native) }
+        }
+        (Ok(Written { native: Some(_), .. }), None) => Err(unreadable(&"it lacks its file")).into(),
+        (Err(error), _) => Err(unreadable(&error)).into(),
+    })
 }

@@ -11,7 +11,7 @@ use image::annotations::Wanted;
 use image::detect::ImageFacts;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxResources, Mount, Process, Spec};
 
-use settings::Policy;
+use settings::{Caching, Policy};
 
 use crate::error::Error;
 
@@ -35,6 +35,8 @@ pub struct ContainerSpec {
     pub runtime: RuntimeType,
     /// What it gets and may ask for, should it be wasm.
     pub policy: Policy,
+    /// Whether the guest's native code may come from the node's cache, and go there.
+    pub caching: Caching,
     /// Who owns it.
     pub metadata: Metadata,
     /// Standard input, output and error of the init process.

@@ -84,8 +84,8 @@ impl WasmContainers {
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
-        let engine = guests.engine();
-        let create = CreateWasm { sandbox, guest, module: module.digest, engine };
+        let (engine, caching) = (guests.engine(), guests.caching);
+        let create = CreateWasm { sandbox, guest, module: module.digest, engine, caching };
         let make = Make { keeper: &self.keeper, gauge: &guests.gauge, stdio: &spec.stdio };
         let created = match make.with(&module, &*spec.image, What::Init(create)).await {
             Ok(created) => created,

@@ -49,7 +49,7 @@ fn come_up(flags: &Flags) -> anyhow::Result<()> {
     // server starts itself (hooks, logging binaries) is another program at once.
     let node = options::read_node();
     let settings = Settings::of(node.clone().unwrap_or_default(), &Options::default());
-    let place = runtime::Place { cache: settings.cache };
+    let place = runtime::Place { cache: settings.cache, cache_size: settings.cache_size };
     let keeper = runtime::spawn_keeper(single, place, || {
         // The keeper must not keep the server's door open after it.
         if let Err(error) = take_listener().map(drop) {

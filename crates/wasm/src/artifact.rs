@@ -1,19 +1,21 @@
 //! Native code that may be trusted, and the one place that loads it.
 //!
 //! Deserialising native code is running it. An [`Artifact`] can only be had from the cache, which
-//! checks the file before it hands it over; nothing else in the tree may make one.
+//! checks the file before it hands it over, and from this node's own compiler, whose output comes
+//! in a file that nobody can change any more; nothing else in the tree may make one.
 
 #![allow(unsafe_code, reason = "the only way Wasmtime offers to map precompiled code")]
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Precompiled};
 
-/// An open file of our own compiler's output, checked by the cache.
+/// An open file of our own compiler's output.
 #[derive(Debug)]
 pub(crate) struct Artifact(File);
 
@@ -29,12 +31,32 @@ pub(crate) struct Loaded {
     /// Must stay open, with these numbers, wherever the program is instantiated: its initial memory
     /// is mapped from them.
     pub(crate) descriptors: Vec<RawFd>,
+    /// Ours among them. It carries the lock that keeps the file in the cache.
+    pub(crate) file: File,
 }
 
 impl Artifact {
     /// Takes over a file whose owner, mode and seal the cache has checked.
     pub(super) fn vouched(file: File) -> Self {
         Self(file)
+    }
+
+    /// Puts native code that is not stored anywhere into sealed memory.
+    ///
+    /// The caller has it from this process's compiler.
+    pub(super) fn in_memory(native: &[u8]) -> io::Result<Self> {
+        Ok(Self(sys::sealed_memory::holding(c"hybrid-native-code", native)?))
+    }
+
+    /// Hands the file on, to another process of ours.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.0.into()
+    }
+
+    /// Takes over what [`Artifact::into_descriptor`] gave in a process that this one has forked to
+    /// compile, and that only the two could talk about.
+    pub(super) fn handed_on(descriptor: OwnedFd) -> Self {
+        Self(descriptor.into())
     }
 
     /// Maps the code. Pages are shared with every other process that maps the same file.
@@ -44,12 +66,15 @@ impl Artifact {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let program = match Engine::detect_precompiled_file(&path)? {
             Some(Precompiled::Module) => {
-                // SAFETY: an `Artifact` is only built by `cache`, from a regular file in a folder
-                // that no other user can write to, whose seal covers every byte and the name it was
-                // stored under, and which `compile` wrote from this compiler's output for an engine
-                // of the same compatibility hash. So the bytes are unaltered output of
-                // `precompile_module`; and since only a rename ever replaces an entry, nobody
-                // writes to the inode while it is mapped.
+                // SAFETY: an `Artifact` is built in two places. `cache` makes one from a regular
+                // file in a folder that no other user can write to, whose seal covers every byte
+                // and the name it was stored under, and which `compile` wrote from this compiler's
+                // output for an engine of the same compatibility hash; only a rename ever replaces
+                // an entry, so nobody writes to the inode while it is mapped. `compile` makes the
+                // other from the same output, in memory that the kernel keeps anyone from writing
+                // to. Either may come through `handed_on`, from the process that the keeper forked
+                // to compile, which holds no code but ours. So the bytes are unaltered output of
+                // `precompile_module`.
                 let module = unsafe { Module::deserialize_file(engine, &path) }?;
                 Program::Module(module)
             }
@@ -61,8 +86,7 @@ impl Artifact {
             None => wasmtime::bail!("cache entry holds no native code"),
         };
         let identity = identity(&file.metadata()?);
-        drop(file);
-        Ok(Loaded { program, descriptors: descriptors_of(identity)? })
+        Ok(Loaded { program, descriptors: descriptors_of(identity)?, file })
     }
 }
 
@@ -70,7 +94,7 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Lists this process's descriptors of one file. Wasmtime keeps the file open but does not say
+/// Lists this process's descriptors of one file. Wasmtime keeps one beside ours, and does not say
 /// under which number.
 fn descriptors_of(file: (u64, u64)) -> std::io::Result<Vec<RawFd>> {
     let mut found = Vec::new();

@@ -1,18 +1,27 @@
-//! Wasm bytes to native code in the cache.
+//! Wasm bytes to native code, in the cache if that is possible.
 //!
-//! Runs in a process of its own, whose limits the caller has set: what a stranger's module costs to
-//! compile must not be paid by the keeper or by a guest. The bytes are read once, and it is these
-//! bytes that are hashed and compiled: a file that changes meanwhile cannot poison the cache.
+//! Runs in a process of its own, within [`crate::bounds`]: what a stranger's module costs to compile
+//! must not be paid by the keeper or by a guest. The bytes are read once, and it is these bytes that
+//! are hashed and compiled: a file that changes meanwhile cannot poison the cache.
+//!
+//! A cache that cannot be used costs a warning and the sharing, never the container: its native code
+//! goes to the keeper in sealed memory then.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use image::Digest;
 use image::detect::MAX_MODULE;
 
-use crate::cache::{Cache, CacheError};
+use serde::{Deserialize, Serialize};
+use sys::error::chain;
+
+use crate::artifact::Artifact;
+use crate::cache::{Cache, Place, Turn};
 use crate::engine::{Engine, EngineError, EngineSettings, Interruption};
+use crate::engines::Engines;
 use crate::world;
 
 const MAGIC: &[u8; 4] = b"\0asm";
@@ -40,10 +49,10 @@ pub enum CompileError {
     NotWasm(String),
     #[error("module is not valid WebAssembly")]
     Invalid(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("cannot make an engine for the module")]
+    #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("cannot keep the compiled module")]
-    Cache(#[from] CacheError),
+    #[error("cannot put the compiled module into memory")]
+    Memory(#[source] io::Error),
 }
 
 impl CompileError {
@@ -58,50 +67,118 @@ impl CompileError {
             | Self::NativeCode
             | Self::NotWasm(_)
             | Self::Invalid(_) => true,
-            Self::Read(_) | Self::Engine(_) | Self::Cache(_) => false,
+            Self::Read(_) | Self::Engine(_) | Self::Memory(_) => false,
         }
     }
 }
 
-/// Compiles the module that `wasm` holds and stores it under its digest.
+/// Native code for a module, open and mapped nowhere yet.
+#[derive(Debug)]
+pub struct Native {
+    pub(crate) artifact: Artifact,
+    /// What the engine that it suits is set to.
+    pub settings: EngineSettings,
+    pub origin: Origin,
+}
+
+/// Whose work native code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It was compiled by this call.
+    Compiled,
+    /// Somebody else has stored it meanwhile.
+    Found,
+}
+
+impl Native {
+    /// Takes it apart, to be sent to the process that forked this one.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, EngineSettings, Origin) {
+        (self.artifact.into_descriptor(), self.settings, self.origin)
+    }
+
+    /// Puts together what came from [`Native::into_parts`]. What is in the descriptor will be run as
+    /// native code: it must have come from a process that the caller forked for [`compile`] alone.
+    #[must_use]
+    pub fn from_own_compiler(file: OwnedFd, settings: EngineSettings, origin: Origin) -> Self {
+        Self { artifact: Artifact::handed_on(file), settings, origin }
+    }
+}
+
+/// Returns how these bytes are compiled where `asked` is asked for: who answers requests can always
+/// be interrupted, for a request has a deadline.
+fn settings_for(asked: &EngineSettings, bytes: &[u8]) -> EngineSettings {
+    if world::answers_http(bytes) { interruptible(asked) } else { asked.clone() }
+}
+
+/// Lists all that [`settings_for`] can make of what was asked for, the most frequent first.
+pub(crate) fn variants(asked: &EngineSettings) -> Vec<EngineSettings> {
+    let mut variants = vec![asked.clone(), interruptible(asked)];
+    variants.dedup();
+    variants
+}
+
+fn interruptible(asked: &EngineSettings) -> EngineSettings {
+    EngineSettings { interruption: Interruption::Epochs, ..asked.clone() }
+}
+
+/// Compiles the module that `wasm` holds, unless somebody else does so meanwhile, and stores it under
+/// its digest. Without a cache, or where that fails, the native code is in memory alone.
 ///
 /// # Errors
 /// Nothing is stored when the bytes do not have the digest `expected`, are not WebAssembly, or do not
 /// validate.
 pub fn compile(
-    engine: &Engine,
-    cache: &Cache,
+    engines: &mut Engines,
+    cache: Option<&Cache>,
+    asked: &EngineSettings,
     wasm: &File,
     expected: &Digest,
-) -> Result<(), CompileError> {
+) -> Result<Native, CompileError> {
     let bytes = read_whole(wasm)?;
     let found = Digest::of(&bytes);
     if found != *expected {
         return Err(CompileError::WrongDigest { expected: *expected, found });
     }
     let kind = kind_of(&bytes)?;
-    let needed = settings_for(engine.settings(), &bytes);
-    let engine = if needed == *engine.settings() { engine } else { &Engine::new(&needed)? };
-    let native = match kind {
-        Kind::Module => engine.wasmtime().precompile_module(&bytes),
-        Kind::Component => engine.wasmtime().precompile_component(&bytes),
+    let settings = settings_for(asked, &bytes);
+    let engine = engines.with(&settings)?;
+    let place = match cache.map(|cache| cache.await_turn(&engine, expected)) {
+        Some(Ok(Turn::Done(artifact))) => {
+            return Ok(Native { artifact, settings, origin: Origin::Found });
+        }
+        Some(Ok(Turn::Yours(place))) => Some(place),
+        Some(Err(error)) => {
+            warn_uncached(expected, &error);
+            None
+        }
+        None => None,
+    };
+    let native = translate(&engine, &kind, &bytes)?;
+    let artifact = keep(place, &native, expected)?;
+    Ok(Native { artifact, settings, origin: Origin::Compiled })
+}
+
+fn translate(engine: &Engine, kind: &Kind, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
+    match kind {
+        Kind::Module => engine.wasmtime().precompile_module(bytes),
+        Kind::Component => engine.wasmtime().precompile_component(bytes),
     }
-    .map_err(|error| CompileError::Invalid(error.into_boxed_dyn_error()))?;
-    Ok(cache.store(engine, expected, &native)?)
+    .map_err(|error| CompileError::Invalid(error.into_boxed_dyn_error()))
 }
 
-/// Returns how these bytes are compiled where `asked` is asked for: who answers requests can always
-/// be interrupted, for a request has a deadline.
-#[must_use]
-pub fn settings_for(asked: &EngineSettings, bytes: &[u8]) -> EngineSettings {
-    if world::answers_http(bytes) { interruptible(asked) } else { asked.clone() }
+fn keep(place: Option<Place>, native: &[u8], digest: &Digest) -> Result<Artifact, CompileError> {
+    match place.map(|place| place.fill(native)) {
+        Some(Ok(artifact)) => return Ok(artifact),
+        Some(Err(error)) => warn_uncached(digest, &error),
+        None => {}
+    }
+    Artifact::in_memory(native).map_err(CompileError::Memory)
 }
 
-/// Returns the other settings under which the code of a module may be found for which `asked` is
-/// asked: see [`settings_for`].
-#[must_use]
-pub fn interruptible(asked: &EngineSettings) -> EngineSettings {
-    EngineSettings { interruption: Interruption::Epochs, ..asked.clone() }
+fn warn_uncached(digest: &Digest, error: &dyn std::error::Error) {
+    log::warn!("module {digest} runs uncached, and shares its code with nobody: {}", chain(error));
 }
 
 enum Kind {

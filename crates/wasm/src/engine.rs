@@ -118,10 +118,6 @@ impl Engine {
         &self.compatibility
     }
 
-    pub(crate) fn settings(&self) -> &EngineSettings {
-        &self.settings
-    }
-
     pub(crate) fn fuel(&self) -> Fuel {
         self.settings.fuel
     }

@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bounds;
 pub mod cache;
 pub mod command;
 pub mod compile;

@@ -5,6 +5,7 @@
 //! container. Whether it has what a guest is to run is [`Prepared::check`]'s to say: not every
 //! module is a command.
 
+use std::fs::File;
 use std::os::fd::RawFd;
 
 use image::Digest;
@@ -15,10 +16,12 @@ use wasmtime_wasi::{I32Exit, p1, p2};
 use wasmtime_wasi_http::p2::add_only_http_to_linker_async;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::artifact::{Loaded, Program};
+use crate::artifact::{Artifact, Loaded, Program};
 use crate::cache::{Cache, CacheError, Found};
 use crate::command::Host;
-use crate::engine::Engine;
+use crate::compile::{self, Native};
+use crate::engine::{Engine, EngineError, EngineSettings};
+use crate::engines::Engines;
 
 /// A module cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +30,13 @@ pub enum LoadError {
     #[error("module {0} is not compiled yet")]
     NotCached(Digest),
     /// As [`LoadError::NotCached`]: compiling replaces the entry.
-    #[error("cache entry of module {0} is damaged")]
-    Damaged(Digest),
+    #[error("the cache entry of module {digest} is damaged: {why}")]
+    Damaged { digest: Digest, why: String },
+    /// As [`LoadError::NotCached`]: it runs without the cache.
     #[error("cannot use the module cache")]
     Cache(#[from] CacheError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// Native code of another engine, or the machine refuses to map it.
     #[error("cannot map the native code of module {digest}")]
     Map {
@@ -51,7 +57,7 @@ impl LoadError {
     /// Tells whether compiling the module and loading again is the way out.
     #[must_use]
     pub fn needs_compiling(&self) -> bool {
-        matches!(self, Self::NotCached(_) | Self::Damaged(_))
+        matches!(self, Self::NotCached(_) | Self::Damaged { .. } | Self::Cache(_))
     }
 
     /// Tells a module that is refused, now and whenever it is tried again, from a failure of this
@@ -60,7 +66,11 @@ impl LoadError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::UnknownImport { .. } | Self::Link(_) => true,
-            Self::NotCached(_) | Self::Damaged(_) | Self::Cache(_) | Self::Map { .. } => false,
+            Self::NotCached(_)
+            | Self::Damaged { .. }
+            | Self::Cache(_)
+            | Self::Engine(_)
+            | Self::Map { .. } => false,
         }
     }
 }
@@ -70,6 +80,8 @@ pub struct Prepared {
     pub(crate) program: Linked,
     pub(crate) engine: Engine,
     descriptors: Vec<RawFd>,
+    /// While this or a copy of it is open, nobody removes the file from the cache to make room.
+    _in_use: File,
 }
 
 pub(crate) enum Linked {
@@ -105,21 +117,48 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// Maps, checks and links the module that was compiled for `digest`.
+/// Maps, checks and links the module that was compiled for `digest` and what was asked of the
+/// engine.
 ///
 /// # Errors
 /// See [`LoadError`]; [`LoadError::needs_compiling`] tells the ones that compiling resolves.
-pub fn load(engine: &Engine, cache: &Cache, digest: &Digest) -> Result<Prepared, LoadError> {
-    let artifact = match cache.find(engine, digest)? {
-        Found::Intact(artifact) => artifact,
-        Found::Damaged => return Err(LoadError::Damaged(*digest)),
-        Found::Nothing => return Err(LoadError::NotCached(*digest)),
-    };
+pub fn load(
+    engines: &mut Engines,
+    cache: &Cache,
+    asked: &EngineSettings,
+    digest: &Digest,
+) -> Result<Prepared, LoadError> {
+    let mut missing = LoadError::NotCached(*digest);
+    for settings in compile::variants(asked) {
+        let engine = engines.with(&settings)?;
+        match cache.find(&engine, digest)? {
+            Found::Intact(artifact) => return prepare(&engine, artifact, digest),
+            Found::Damaged(why) => missing = LoadError::Damaged { digest: *digest, why },
+            Found::Nothing => {}
+        }
+    }
+    Err(missing)
+}
+
+/// Maps, checks and links native code that comes from its compiler.
+///
+/// # Errors
+/// As [`load`], but nothing that compiling resolves.
+pub fn adopt(
+    engines: &mut Engines,
+    native: Native,
+    digest: &Digest,
+) -> Result<Prepared, LoadError> {
+    prepare(&engines.with(&native.settings)?, native.artifact, digest)
+}
+
+fn prepare(engine: &Engine, artifact: Artifact, digest: &Digest) -> Result<Prepared, LoadError> {
     let cannot_map = |error: wasmtime::Error| LoadError::Map {
         digest: *digest,
         source: error.into_boxed_dyn_error(),
     };
-    let Loaded { program, descriptors } = artifact.load(engine.wasmtime()).map_err(cannot_map)?;
+    let Loaded { program, descriptors, file } =
+        artifact.load(engine.wasmtime()).map_err(cannot_map)?;
     let program = match program {
         Program::Module(module) => {
             // Prepared here, once, and not in each container.
@@ -136,7 +175,7 @@ pub fn load(engine: &Engine, cache: &Cache, digest: &Digest) -> Result<Prepared,
             }
         }
     };
-    Ok(Prepared { program, engine: engine.clone(), descriptors })
+    Ok(Prepared { program, engine: engine.clone(), descriptors, _in_use: file })
 }
 
 fn link_module(engine: &Engine, module: &Module) -> Result<InstancePre<Host>, LoadError> {

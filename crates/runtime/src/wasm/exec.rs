@@ -47,8 +47,8 @@ pub(super) async fn exec(
     let plan = guests.plan.for_process(process).map_err(|error| refused(&error))?;
     let joined = Joined { init: container.init().identity()?, plan };
     let gauge = guests.new_gauge()?;
-    let engine = guests.engine();
-    let what = What::Added(ExecWasm { joined, guest, module: module.digest, engine });
+    let (engine, caching) = (guests.engine(), guests.caching);
+    let what = What::Added(ExecWasm { joined, guest, module: module.digest, engine, caching });
     let make = Make { keeper, gauge: &gauge, stdio: &options.stdio };
     let process = Process::new(make.with(&module, &*guests.image, what).await?);
     let started = match guests.added(process.clone(), gauge) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use image::Digest;
 use image::detect::{ImageFacts, Source};
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
-use settings::{Http, Limits, Workload};
+use settings::{Caching, Http, Limits, Workload};
 use wasm::engine::EngineSettings;
 use wasm::gauge::{Gauge, GuestStats};
 use wasm::sandbox::SandboxPlan;
@@ -31,6 +31,7 @@ pub(crate) struct Guests {
     pub(super) module: Digest,
     pub(super) own: Own,
     pub(super) gauge: Gauge,
+    pub(super) caching: Caching,
     /// How all of them are run.
     workload: Workload,
     now: Mutex<Now>,
@@ -81,6 +82,7 @@ impl Guests {
             module,
             own,
             gauge: new_gauge(&workload.limits_within(cgroup_memory))?,
+            caching: spec.caching,
             workload,
             now: Mutex::new(Now { cgroup_memory, added: Vec::new() }),
         })

@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use runtime::spec::{Detection, Image, Metadata, Stdio};
 use runtime::{ContainerSpec, Error, RuntimeType};
 use serde_json::{Value, json};
-use settings::Policy;
+use settings::{Caching, Policy};
 use sys::cgroup::{Cgroup, Location};
 use tempfile::TempDir;
 
@@ -137,6 +137,7 @@ impl Lab {
             image: Arc::clone(&self.image),
             runtime: RuntimeType::Hybrid(Detection::Auto),
             policy: self.policy.clone(),
+            caching: Caching::On,
             metadata: Metadata::default(),
             stdio,
             log: self.log.clone(),

@@ -47,7 +47,7 @@ impl Keepers {
     pub(crate) fn fork() -> Self {
         let cache = tempfile::tempdir().unwrap();
         let fork = || {
-            let place = Place { cache: cache.path().join("native") };
+            let place = Place { cache: cache.path().join("native"), cache_size: 1 << 30 };
             runtime::spawn_keeper(SingleThreaded::prove().unwrap(), place, || {}).unwrap()
         };
         let (first, second) = (fork(), fork());

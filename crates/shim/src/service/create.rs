@@ -96,6 +96,7 @@ impl TaskService {
             bundle: bundle.clone(),
             runtime: options::runtime_type(&settings),
             policy: settings.policy,
+            caching: settings.caching,
             oci,
             image: Arc::new(image),
             metadata: Metadata { namespace: self.namespace.clone() },

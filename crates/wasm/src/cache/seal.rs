@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use super::folder::{CacheError, Folder};
+use super::folder::{CacheError, Folder, Opened};
+use super::lock::Lock;
 
 /// The file that holds the folder's key.
-const KEY_NAME: &str = "seal.key";
+pub(super) const KEY_NAME: &str = "seal.key";
 const KEY_LENGTH: usize = blake3::KEY_LEN;
 
 /// Stands before every seal; a change of the format changes it.
@@ -25,26 +26,63 @@ const CHUNK: usize = 256 * 1024;
 /// The key of one cache folder.
 pub(super) struct Key([u8; KEY_LENGTH]);
 
+/// What a folder holds for a key.
+#[derive(Debug)]
+pub(super) enum Found {
+    Key(Key),
+    /// A new one has to be made, for this reason.
+    Unusable(String),
+    Nothing,
+}
+
 impl Key {
-    /// Reads the folder's key, making it when there is none.
-    pub(super) fn of(folder: &Folder) -> Result<Self, CacheError> {
-        let failed = |attempt, source| folder.failed(attempt, KEY_NAME, source);
-        if let Some(file) = folder.open_file(KEY_NAME)? {
-            return Self::read(&file).map_err(|source| failed("read", source));
-        }
-        let fresh = random().map_err(|source| failed("make", source))?;
-        folder.add(KEY_NAME, &[&fresh])?;
-        // Read back: somebody else may have been first, and theirs is the one that counts.
+    /// Reads the folder's key.
+    pub(super) fn of(folder: &Folder) -> Result<Found, CacheError> {
         match folder.open_file(KEY_NAME)? {
-            Some(file) => Self::read(&file).map_err(|source| failed("read", source)),
-            None => Err(failed("read", io::ErrorKind::NotFound.into())),
+            Opened::Nothing => Ok(Found::Nothing),
+            Opened::Unfit(why) => Ok(Found::Unusable(why)),
+            Opened::File(file) => {
+                Self::read(&file).map_err(|source| folder.failed("read", KEY_NAME, source))
+            }
         }
     }
 
-    fn read(file: &File) -> io::Result<Self> {
+    /// Reads the folder's key, making a new one where there is none that can be used.
+    pub(super) fn ensured(folder: &Folder) -> Result<Self, CacheError> {
+        if let Found::Key(key) = Self::of(folder)? {
+            return Ok(key);
+        }
+        let lock = folder.lock(KEY_NAME)?;
+        // Once more: somebody else may have been first, and theirs is the one that counts.
+        match Self::of(folder)? {
+            Found::Key(key) => return Ok(key),
+            Found::Nothing => {}
+            Found::Unusable(why) => log::warn!(
+                "{KEY_NAME} of the module cache is unusable ({why}): a new one is made, and every \
+                 module will be compiled anew"
+            ),
+        }
+        Self::make(folder, &lock)
+    }
+
+    fn make(folder: &Folder, _lock: &Lock) -> Result<Self, CacheError> {
+        let fresh = random().map_err(|source| folder.failed("make", KEY_NAME, source))?;
+        folder.replace(KEY_NAME, &[&fresh], |_| Ok(()))?;
+        Ok(Self(fresh))
+    }
+
+    fn read(file: &File) -> io::Result<Found> {
+        let length = file.metadata()?.len();
+        if length != KEY_LENGTH as u64 {
+            return Ok(Found::Unusable(format!("it has {length} bytes, expected {KEY_LENGTH}")));
+        }
         let mut key = [0; KEY_LENGTH];
         file.read_exact_at(&mut key, 0)?;
-        Ok(Self(key))
+        // What a machine that lost its power may leave of a file it had just made.
+        if key == [0; KEY_LENGTH] {
+            return Ok(Found::Unusable("it is all zeros".to_owned()));
+        }
+        Ok(Found::Key(Self(key)))
     }
 
     /// Returns the bytes that end the file `name` when this is what stands before them.
@@ -57,6 +95,13 @@ impl Key {
         let Some(content) = file.metadata()?.len().checked_sub(SEAL_LENGTH as u64) else {
             return Ok(false);
         };
+        // First, so that no time is spent on a file that is not sealed at all, however long it is.
+        let mut seal = [0; SEAL_LENGTH];
+        file.read_exact_at(&mut seal, content)?;
+        let (mark, hash) = seal.split_at(MARK.len());
+        if mark != MARK {
+            return Ok(false);
+        }
         let mut hasher = self.begin(name);
         let mut buffer = vec![0; CHUNK];
         let mut offset = 0;
@@ -66,12 +111,8 @@ impl Key {
             hasher.update(&buffer[..wanted]);
             offset += wanted as u64;
         }
-        let mut seal = [0; SEAL_LENGTH];
-        file.read_exact_at(&mut seal, content)?;
-        let (mark, hash) = seal.split_at(MARK.len());
         // Compared as a hash, which takes the same time wherever the difference is.
-        Ok(mark == MARK
-            && blake3::Hash::from_slice(hash).is_ok_and(|hash| hash == hasher.finalize()))
+        Ok(blake3::Hash::from_slice(hash).is_ok_and(|hash| hash == hasher.finalize()))
     }
 
     fn begin(&self, name: &str) -> blake3::Hasher {

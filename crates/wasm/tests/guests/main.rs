@@ -6,7 +6,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,16 +19,19 @@ use serde::{Deserialize, Serialize};
 use sys::error::chain;
 use sys::process::{Fork, SingleThreaded};
 use tempfile::TempDir;
-use wasm::cache::{Cache, CacheError};
+use wasm::cache::Cache;
 use wasm::command::{self, Access, Guest, Preopen};
-use wasm::compile::{self, CompileError};
-use wasm::engine::{Engine, EngineSettings, Fuel};
+use wasm::compile::{self, CompileError, Native};
+use wasm::engine::{EngineSettings, Fuel};
+use wasm::engines::Engines;
 use wasm::entry::{Entry, EntryError};
 use wasm::filter::engine_filter;
 use wasm::gauge::{Gauge, Recorder};
 use wasm::limits::Limits;
 use wasm::module::{self, LoadError, Prepared};
 
+mod bounded;
+mod cached;
 mod gauges;
 mod invoked;
 mod limited;
@@ -179,9 +181,7 @@ impl Lab {
     }
 
     fn load(&self) -> Result<Prepared, LoadError> {
-        let engine = engine();
-        let cache = Cache::open(&self.job.cache).expect("cache opens");
-        module::load(&engine, &cache, &self.job.digest)
+        load_from(&self.job.cache, &self.job.digest)
     }
 
     /// The one entry of the cache.
@@ -192,16 +192,29 @@ impl Lab {
     }
 }
 
-/// What a cache folder holds beside its key: artifacts, and anything half done.
+/// What a cache folder holds beside its key and its locks: artifacts, and anything half done.
 fn entries(cache: &Path) -> Vec<PathBuf> {
-    let all = fs::read_dir(cache).expect("cache folder");
+    let Ok(all) = fs::read_dir(cache) else {
+        return Vec::new();
+    };
     all.map(|entry| entry.expect("readable").path())
-        .filter(|path| path.file_name().is_none_or(|name| name != "seal.key"))
+        .filter(|path| path.extension().is_none_or(|end| end != "key" && end != "lock"))
         .collect()
 }
 
-fn engine() -> Engine {
-    Engine::new(&EngineSettings::default()).expect("engine starts")
+/// The cache at this path, as large as it likes.
+fn cache_at(path: &Path) -> Cache {
+    Cache::new(path, u64::MAX)
+}
+
+fn file_of(bytes: &[u8]) -> fs::File {
+    let mut file = tempfile::tempfile().expect("temporary file");
+    file.write_all(bytes).expect("temporary file is writable");
+    file
+}
+
+fn load_from(cache: &Path, digest: &Digest) -> Result<Prepared, LoadError> {
+    module::load(&mut Engines::default(), &cache_at(cache), &EngineSettings::default(), digest)
 }
 
 fn compile_in(cache: &Path, wasm: &[u8]) -> Result<Digest, CompileError> {
@@ -215,19 +228,18 @@ fn compile_on(
     cache: &Path,
     wasm: &[u8],
 ) -> Result<Digest, CompileError> {
-    let digest = Digest::of(wasm);
-    let mut file = tempfile::tempfile().expect("temporary file");
-    file.write_all(wasm).expect("temporary file is writable");
-    let engine = Engine::new(settings).expect("engine starts");
-    compile::compile(&engine, &Cache::open(cache)?, &file, &digest).map(|()| digest)
+    let (digest, file, cache) = (Digest::of(wasm), file_of(wasm), cache_at(cache));
+    compile::compile(&mut Engines::default(), Some(&cache), settings, &file, &digest)
+        .map(|_| digest)
 }
 
 fn compile_as(cache: &Path, wasm: &[u8], expected: &Digest) -> Result<(), CompileError> {
-    let mut file = tempfile::tempfile().expect("temporary file");
-    file.write_all(wasm).expect("temporary file is writable");
-    let engine = engine();
-    let cache = Cache::open(cache)?;
-    compile::compile(&engine, &cache, &file, expected)
+    compile_file(cache, &file_of(wasm), expected).map(drop)
+}
+
+fn compile_file(cache: &Path, wasm: &fs::File, digest: &Digest) -> Result<Native, CompileError> {
+    let asked = EngineSettings::default();
+    compile::compile(&mut Engines::default(), Some(&cache_at(cache)), &asked, wasm, digest)
 }
 
 fn after_mark(stdout: &str) -> &str {
@@ -253,9 +265,9 @@ fn guest_process() {
 
 /// Does what the keeper does: loads the module, forks, and runs the guest in the child.
 fn keep(job: &Job) -> i32 {
-    let engine = Engine::new(&job.engine).expect("engine starts");
-    let cache = Cache::open(&job.cache).expect("cache opens");
-    let prepared = module::load(&engine, &cache, &job.digest).expect("module loads");
+    let cache = cache_at(&job.cache);
+    let prepared = module::load(&mut Engines::default(), &cache, &job.engine, &job.digest)
+        .expect("module loads");
     let filter = engine_filter().expect("filter builds");
     let gauge = fs::File::options().read(true).write(true).open(&job.gauge).expect("gauge opens");
     let gauge = Recorder::map(gauge.into()).expect("gauge maps");
@@ -759,16 +771,6 @@ fn an_unknown_import_is_refused_by_name() {
     Lab::with(&component(0, "", interface)).load().expect("without the import it loads");
 }
 
-#[test]
-fn a_module_that_was_never_compiled_asks_for_it() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let engine = engine();
-    let cache = Cache::open(&folder.path().join("cache")).expect("cache opens");
-    let digest = Digest::of(b"never seen");
-    let error = module::load(&engine, &cache, &digest).expect_err("nothing there");
-    assert!(error.needs_compiling() && !error.is_refusal(), "{error:?}");
-}
-
 const PLAIN: &str = "(module (memory (export \"memory\") 1) (func (export \"_start\")))";
 
 fn plain() -> Vec<u8> {
@@ -819,101 +821,4 @@ fn bytes_with_another_digest_are_not_cached() {
     let refused = compile_as(&cache, &plain(), &expected).expect_err("wrong digest");
     assert!(matches!(refused, CompileError::WrongDigest { .. }), "{refused:?}");
     assert_eq!(entries(&cache), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn only_regular_files_of_reasonable_size_are_compiled() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let engine = engine();
-    let cache = Cache::open(&folder.path().join("cache")).expect("cache opens");
-    let digest = Digest::of(b"");
-    let directory = fs::File::open(folder.path()).expect("folder opens");
-    let refused = compile::compile(&engine, &cache, &directory, &digest).expect_err("a folder");
-    assert!(matches!(refused, CompileError::NotAFile), "{refused:?}");
-    let sparse = tempfile::tempfile().expect("temporary file");
-    sparse.set_len(2 << 30).expect("sparse file");
-    let refused = compile::compile(&engine, &cache, &sparse, &digest).expect_err("2 GiB");
-    assert!(matches!(refused, CompileError::TooLarge(_)), "{refused:?}");
-}
-
-#[test]
-fn a_cache_others_can_write_is_refused() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let open = |mode| {
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("chmod");
-        Cache::open(folder.path())
-    };
-    for mode in [0o770, 0o707, 0o777, 0o1777] {
-        let refused = open(mode).expect_err("writable by others");
-        assert!(matches!(refused, CacheError::Untrusted { .. }), "{refused:?}");
-    }
-    for mode in [0o700, 0o755] {
-        open(mode).expect("writable by its owner alone");
-    }
-    let link = folder.path().join("link");
-    fs::create_dir(folder.path().join("real")).expect("folder");
-    std::os::unix::fs::symlink("real", &link).expect("link");
-    assert!(Cache::open(&link).is_err(), "a symlink is not followed");
-}
-
-#[test]
-fn a_new_cache_folder_is_private() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let cache = folder.path().join("a/b");
-    Cache::open(&cache).expect("made on first use");
-    let mode = fs::metadata(&cache).expect("there").permissions().mode();
-    assert_eq!(mode & 0o7777, 0o700);
-}
-
-#[test]
-fn a_damaged_entry_asks_for_compiling_and_compiling_repairs_it() {
-    let lab = Lab::with(PLAIN);
-    lab.load().expect("intact");
-    let entry = lab.entry();
-    let intact = fs::read(&entry).expect("entry");
-    let middle = intact.len() / 2;
-    let mut flipped = intact.clone();
-    flipped[middle] ^= 1;
-    for damaged in [flipped.as_slice(), &intact[..middle], &intact[..10], &[]] {
-        fs::write(&entry, damaged).expect("entry is writable");
-        let error = lab.load().expect_err("damaged");
-        assert!(matches!(error, LoadError::Damaged(_)), "{error:?}");
-        assert!(error.needs_compiling());
-        compile_in(&lab.job.cache, &plain()).expect("compiles again");
-        lab.load().expect("repaired");
-    }
-}
-
-#[test]
-fn swapped_entries_are_noticed() {
-    let first = Lab::with(PLAIN);
-    let second = Lab::with(&list("args"));
-    fs::copy(second.entry(), first.entry()).expect("swap");
-    let error = first.load().expect_err("not this module's code");
-    assert!(matches!(error, LoadError::Damaged(_)), "{error:?}");
-}
-
-#[test]
-fn an_entry_of_another_node_is_noticed() {
-    let here = Lab::with(PLAIN);
-    let elsewhere = Lab::with(PLAIN);
-    assert_eq!(here.entry().file_name(), elsewhere.entry().file_name());
-    fs::copy(elsewhere.entry(), here.entry()).expect("copy");
-    let error = here.load().expect_err("sealed with another key");
-    assert!(matches!(error, LoadError::Damaged(_)), "{error:?}");
-}
-
-#[test]
-fn an_entry_others_can_write_is_refused() {
-    let lab = Lab::with(PLAIN);
-    fs::set_permissions(lab.entry(), fs::Permissions::from_mode(0o666)).expect("chmod");
-    let error = lab.load().expect_err("not to be trusted");
-    assert!(matches!(error, LoadError::Cache(CacheError::Untrusted { .. })), "{error:?}");
-    assert!(!error.is_refusal(), "it is the node that is at fault, not the module");
-}
-
-#[test]
-fn a_loaded_module_names_the_descriptors_it_needs() {
-    let prepared = Lab::with(&program("data", "(func (export \"_start\"))")).load().expect("loads");
-    assert_eq!(prepared.descriptors().len(), 1, "{prepared:?}");
 }
