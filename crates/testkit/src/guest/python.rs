@@ -16,6 +16,9 @@ const NAME: &str = "python";
 const PYTHON: &str = "/usr/bin/python3";
 const TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Makes the component from a copy of the program, since the compiled form of its modules is left beside them.
+const BUILD: &str = include_str!("python-build.sh");
+
 /// Returns the command component of the Python program `tour`.
 pub fn python() -> Result<Vec<u8>> {
     let sources = place::guests().join(NAME);
@@ -27,15 +30,12 @@ pub fn python() -> Result<Vec<u8>> {
         toolchain,
     };
     built(&source, |output| {
-        Invocation::new(toolchain::folder(NAME).join("bin/componentize-py"))
-            .arg("--wit-path")
-            .arg(sources.join("tour.wit"))
-            .args(["--world", "command", "componentize", "tour", "--python-path"])
-            .arg(&sources)
-            .arg("--output")
-            .arg(output)
-            // Nothing is left beside the sources.
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+        let folder = output.parent().expect("the output is in a folder");
+        Invocation::new("sh").args(["-euc", BUILD, "sh"]).args([
+            &toolchain::folder(NAME),
+            &sources,
+            folder,
+        ])
     })
 }
 
