@@ -114,3 +114,19 @@ fn a_program_is_told_what_it_may_not_do() {
         }
     });
 }
+
+/// Core modules and components differ in the four bytes behind the magic number.
+#[test]
+fn half_of_the_languages_are_run_as_modules_and_half_as_components() {
+    if !testkit::ready() {
+        return;
+    }
+    for language in Language::ALL {
+        let program = must(language.tour());
+        let kind: &[u8] = match language {
+            Language::C | Language::Go | Language::RustModule => &[1, 0, 0, 0],
+            Language::RustComponent | Language::JavaScript | Language::Python => &[0x0d, 0, 1, 0],
+        };
+        assert_eq!(&program[4..8], kind, "{language:?}");
+    }
+}

@@ -67,7 +67,8 @@ pub fn go(name: &str) -> Result<Vec<u8>> {
     let files = [folder.join("main.go"), folder.join("go.mod")];
     built(&Source::new("go", name, files), |output| {
         Invocation::new("go")
-            .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
+            // Without the state of the repository, which is no part of the program.
+            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
             .arg(output)
             .arg(".")
             .directory(&folder)
