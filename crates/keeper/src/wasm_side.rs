@@ -3,6 +3,7 @@
 //! built from. Made at the first wasm create, so that a pod of Linux containers
 //! alone never pays for an engine.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -40,7 +41,8 @@ pub(crate) struct WasmSide {
     engines: Engines,
     cache: Cache,
     filter: Filter,
-    server_filter: Filter,
+    /// Made at the first server.
+    server_filter: OnceCell<Filter>,
     template: Template,
     /// By what was asked for.
     prepared: HashMap<(Digest, EngineSettings), Rc<Prepared>>,
@@ -52,8 +54,6 @@ impl WasmSide {
         let cache = Cache::new(&place.cache, place.cache_size);
         let filter = wasm::filter::engine_filter()
             .map_err(failed("cannot build the engine's system call filter"))?;
-        let server_filter = wasm::filter::server_filter()
-            .map_err(failed("cannot build the system call filter of servers"))?;
         let template = Template::new(single)
             .map_err(failed("cannot make the mount namespace that sandboxes start from"))?;
         match sys::landlock::abi().map_err(failed("cannot ask for Landlock"))? {
@@ -61,7 +61,7 @@ impl WasmSide {
             None => log::warn!("this kernel has no Landlock: wasm guests are confined without it"),
         }
         let (engines, prepared) = (Engines::default(), HashMap::new());
-        Ok(Self { engines, cache, filter, server_filter, template, prepared })
+        Ok(Self { engines, cache, filter, server_filter: OnceCell::new(), template, prepared })
     }
 
     /// Returns the mapped code of the order's module, loading it from the cache at its first use.
@@ -135,6 +135,15 @@ impl WasmSide {
         Ok(prepared)
     }
 
+    fn server_filter(&self) -> Result<&Filter, Failure> {
+        if let Some(filter) = self.server_filter.get() {
+            return Ok(filter);
+        }
+        let filter = wasm::filter::server_filter()
+            .map_err(failed("cannot build the system call filter of servers"))?;
+        Ok(self.server_filter.get_or_init(|| filter))
+    }
+
     /// Clones the process. It reports over its link.
     pub(crate) fn clone(
         &self,
@@ -152,7 +161,7 @@ impl WasmSide {
         let guest = what.guest();
         let size = what.sandbox().terminal_size;
         let (stdio, console) = streams(stdio, size).map_err(failed("cannot open a terminal"))?;
-        let filter = if listens.is_some() { &self.server_filter } else { &self.filter };
+        let filter = if listens.is_some() { self.server_filter()? } else { &self.filter };
         let kit = Kit { single, template: &self.template, title, filter };
         let keep = prepared.descriptors();
         let run = |preopens: &[Preopen]| wasm::command::run(prepared, guest, preopens, &gauge);

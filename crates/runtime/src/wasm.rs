@@ -73,14 +73,14 @@ impl WasmContainers {
         let cgroup_memory = sandbox.resources.as_ref().and_then(guests::memory_limit);
         let workload =
             settings::policy::decide(&spec.policy, &asked, pod, cgroup_memory).map_err(invalid)?;
+        let (http, world) = (workload.http, world_of(&asked.replaced_by(pod))?);
         let args = spec.process()?.args().clone().unwrap_or_default();
         let own = Own { args, source: source.clone(), image: image.cloned() };
         let module = Module::locate(spec.rootfs()?, source).await?;
         let what = Runs { module: module.digest, own, workload };
         let guests = Guests::new(&spec, &sandbox, hooks, what)?;
-        let mut guest = guest_of(&spec, image, source, &guests)?;
-        guest.http = Some(guests.http());
-        guest.world = world_of(&asked.replaced_by(pod))?;
+        let guest = guest_of(&spec, image, source, &guests)?;
+        let guest = Guest { http: Some(http), world, ..guest };
         let keeper = self.keeper.identity();
         let record = Record { id: spec.id.clone(), cgroup: location.clone(), keeper };
         record::begin(spec.bundle.clone(), record).await?;
@@ -189,12 +189,10 @@ fn invalid(error: impl std::error::Error) -> Error {
     Error::InvalidSpec(chain(&error))
 }
 
-/// What the image says of the program.
+/// What the image says of the module that runs.
 fn annotations_of(image: Option<&ImageFacts>, source: &Source) -> Result<Annotations, Error> {
-    match image {
-        Some(image) => image.annotations_for(source).map_err(invalid),
-        None => Ok(Annotations::default()),
-    }
+    let found = image.map(|image| image.annotations_for(source)).transpose();
+    found.map(Option::unwrap_or_default).map_err(invalid)
 }
 
 /// The world that image and pod say the program is of, as far as that decides how it is run.
@@ -211,11 +209,11 @@ fn world_of(annotations: &Annotations) -> Result<Option<Asked>, Error> {
 
 /// Refuses what the image or the pod asks for beyond what this version grants.
 fn check_requests(
-    asked: &Annotations,
+    image: &Annotations,
     pod: &Annotations,
     writable: &[PathBuf],
 ) -> Result<(), Error> {
-    let request = settings::capabilities::parse(asked, pod).map_err(invalid)?;
+    let request = settings::capabilities::parse(image, pod).map_err(invalid)?;
     request.without_network().map_err(invalid)?;
     let beyond = request.files.writes_beyond(writable);
     match beyond {

@@ -31,8 +31,9 @@ use image::quoted::Quoted;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use crate::quantity::number;
-use crate::table::{Reader, TableError};
+use crate::operator::Document;
+use crate::quantity::{digits, milliseconds, number, shown_span};
+use crate::table::{Reader, TableError, no_hint};
 
 /// Where a server listens when nobody says.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
@@ -175,6 +176,25 @@ impl Http {
     }
 }
 
+impl fmt::Display for Http {
+    /// A line for each setting.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.asked_address {
+            Some(address) => writeln!(f, "http.address = {address}")?,
+            None => writeln!(f, "http.address = {} unless {PORT} is set", self.default_address)?,
+        }
+        writeln!(f, "http.deadline = {}", Time(self.deadline))?;
+        writeln!(f, "http.concurrency = {}", self.concurrency)?;
+        writeln!(f, "http.queue = {}", self.queue)?;
+        writeln!(f, "http.reuse = {}", self.reuse)?;
+        writeln!(f, "http.grace = {}", Time(self.grace))?;
+        writeln!(f, "http.connections = {}", self.connections)?;
+        writeln!(f, "http.header_bytes = {}", self.header_bytes)?;
+        writeln!(f, "http.headers = {}", self.headers)?;
+        writeln!(f, "http.header_timeout = {}", Time(self.header_timeout))
+    }
+}
+
 impl NodeHttp {
     /// Returns this with what it leaves out taken from `below`.
     #[must_use]
@@ -295,10 +315,7 @@ struct Time(Duration);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.subsec_millis() {
-            0 => write!(f, "{}s", self.0.as_secs()),
-            _ => write!(f, "{}ms", self.0.as_millis()),
-        }
+        f.write_str(&shown_span(self.0))
     }
 }
 
@@ -320,8 +337,19 @@ fn take<'a, T>(
     }
 }
 
-/// Takes the keys of an `[http]` table.
-pub(crate) fn read(table: &mut Reader) -> Result<NodeHttp, TableError> {
+/// Takes the table `[http]` out of a document.
+pub(crate) fn read(table: &mut Reader, document: Document) -> Result<NodeHttp, TableError> {
+    let what = match document {
+        Document::NodeFile => "the node file's [http]",
+        Document::Options => "the runtime options' [http]",
+    };
+    let mut table = table.table("http", what)?;
+    let http = keys(&mut table)?;
+    table.finish(no_hint)?;
+    Ok(http)
+}
+
+fn keys(table: &mut Reader) -> Result<NodeHttp, TableError> {
     let text = |value: &Value, read: fn(&str) -> Option<Duration>| value.as_str().and_then(read);
     let mut time_of = |key| table.take(key, A_TIME, |value| text(value, time));
     let (deadline, grace) = (time_of("deadline")?, time_of("grace")?);
@@ -356,22 +384,12 @@ fn address(raw: &str) -> Option<SocketAddr> {
 }
 
 fn count(raw: &str, least: u32, most: u32) -> Option<u32> {
-    let is_plain = raw.bytes().all(|byte| byte.is_ascii_digit());
-    raw.parse().ok().filter(|count| is_plain && (least..=most).contains(count))
+    let count = digits(raw).and_then(|count| u32::try_from(count).ok());
+    count.filter(|count| (least..=most).contains(count))
 }
 
-/// Reads digits and a unit: `ms`, `s`, `m` or `h`.
 fn time(raw: &str) -> Option<Duration> {
-    let end = raw.find(|c: char| !c.is_ascii_digit()).unwrap_or(raw.len());
-    let (digits, unit) = raw.split_at(end);
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        _ => return None,
-    };
-    let time = Duration::from_millis(digits.parse::<u64>().ok()?.checked_mul(millis)?);
+    let time = Duration::from_millis(milliseconds(raw)?);
     (LEAST_TIME..=MOST_TIME).contains(&time).then_some(time)
 }
 

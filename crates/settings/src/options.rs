@@ -18,7 +18,7 @@ use toml::Value;
 use crate::cache::{self, Caching};
 use crate::http::{self, NodeHttp};
 use crate::operator::{self, Document, NodeEngine, NodeLimits};
-use crate::table::{Reader, TableError, no_hint};
+use crate::table::{Reader, TableError};
 
 /// Who runs wasm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +69,7 @@ pub fn parse(toml: &str) -> Result<Options, TableError> {
 
 /// Takes the keys that options and node file have in common.
 pub(crate) fn read(table: &mut Reader, document: Document) -> Result<Options, TableError> {
-    let mut of_http = table.table("http", "the settings' [http]")?;
-    let http = http::read(&mut of_http)?;
-    of_http.finish(no_hint)?;
     Ok(Options {
-        http,
         wasm_runtime: table.take(
             "wasm_runtime",
             "\"wasmtime\", the one engine that is built in",
@@ -91,6 +87,7 @@ pub(crate) fn read(table: &mut Reader, document: Document) -> Result<Options, Ta
         caching: table.take("cache_enabled", cache::EXPECTED_CACHING, cache::caching)?,
         limits: operator::limits(table, document)?,
         engine: operator::engine(table, document)?,
+        http: http::read(table, document)?,
     })
 }
 
@@ -141,7 +138,7 @@ mod tests {
         let refused = parse("auto_detct = true").unwrap_err().to_string();
         assert_eq!(
             refused,
-            "the runtime options have the unknown key \"auto_detct\"; known are http, wasm_runtime, container_runtime, auto_detect, cache_enabled, limits, engine, TypeUrl"
+            "the runtime options have the unknown key \"auto_detct\"; known are wasm_runtime, container_runtime, auto_detect, cache_enabled, limits, engine, http, TypeUrl"
         );
         let runcs = parse("SystemdCgroup = true").unwrap_err().to_string();
         assert!(runcs.ends_with("read from each container's cgroups path"), "{runcs}");

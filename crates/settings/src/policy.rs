@@ -49,10 +49,10 @@ pub struct Workload {
     memory: Memory,
     /// Its engine.
     pub engine: Engine,
-    /// How it is served, should it be an HTTP component.
-    pub http: Http,
     /// Its own configuration, by name.
     pub config: BTreeMap<String, String>,
+    /// How it is served, should it be an HTTP server.
+    pub http: Http,
 }
 
 impl Workload {
@@ -85,8 +85,8 @@ pub fn decide(
         limits: limits(policy, &sides)?,
         memory,
         engine: engine(policy, &sides)?,
-        http: policy.http.decide(image, pod)?,
         config: config(&sides)?,
+        http: policy.http.decide(image, pod)?,
     };
     Ok(Workload { limits: workload.limits_within(cgroup_memory), ..workload })
 }
@@ -239,7 +239,7 @@ fn config(sides: &Sides<'_>) -> Result<BTreeMap<String, String>, PolicyError> {
 impl fmt::Display for Workload {
     /// A line for each setting.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.limits, self.engine)?;
+        write!(f, "{}{}{}", self.limits, self.engine, self.http)?;
         self.config.iter().try_for_each(|(name, value)| writeln!(f, "config.{name} = {value:?}"))
     }
 }

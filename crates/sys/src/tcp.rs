@@ -42,46 +42,50 @@ pub fn listen(bound: BorrowedFd<'_>) -> io::Result<()> {
     Ok(listen_at(&bound, Backlog::MAXALLOWABLE)?)
 }
 
-/// Has the kernel drop every attempt to connect to a listening socket from now on. Those that have
-/// connected, or are about to have, can still be accepted: so the socket can be emptied and closed
-/// without a reset for anybody who was let in.
+/// Whether a listening socket lets clients in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newcomers {
+    /// As usual.
+    Admitted,
+    /// The kernel drops every attempt to connect. Those that have connected, or are about to have,
+    /// can still be accepted: so the socket can be emptied and closed without a reset for anybody
+    /// who was let in.
+    Refused,
+}
+
+/// Decides who is let in by a listening socket. What is accepted while newcomers are refused may
+/// have to be told afterwards that its own client is admitted.
 ///
 /// # Errors
 /// What setsockopt(2) says.
-pub fn refuse_newcomers(listening: BorrowedFd<'_>) -> io::Result<()> {
-    // A filter of a TCP socket sees the segment from its header on. The flags are in byte 13; the
-    // first segment of a connection has SYN (2) and not ACK (16).
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    const SYN_AND_ACK: u32 = 0x12;
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
-        // The codes of classic BPF are all below 0x100.
-        code: u16::try_from(code).unwrap_or_default(),
-        jt,
-        jf,
-        k,
+pub fn let_in(socket: BorrowedFd<'_>, newcomers: Newcomers) -> io::Result<()> {
+    // A segment that could have come from further away than the next host is dropped, and nobody's
+    // begins with the highest count of hops but that of a few routers. A packet filter would say it
+    // outright, but there are kernels that let only the administrator of the network attach one.
+    let least_hops: libc::c_int = match newcomers {
+        Newcomers::Admitted => 0,
+        Newcomers::Refused => 255,
     };
-    let mut program = [
-        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
-        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_AND_ACK),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
-    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    let size = libc::socklen_t::try_from(size_of_val(&filter)).map_err(io::Error::other)?;
-    // SAFETY: the option's value is a `sock_fprog` of the size given, which points at as many
-    // instructions as it says; the kernel copies them before the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            listening.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size,
-        )
-    };
+    set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, least_hops)?;
+    match set(socket, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, least_hops) {
+        // It is a socket of IPv4 alone.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        set => set,
+    }
+}
+
+/// Sets an option whose value is an int.
+fn set(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    let value = (&raw const value).cast();
+    // SAFETY: `value` points at an int, whose size is given, and which outlives the call; an option
+    // of another kind would read those bytes and no more.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -123,19 +127,29 @@ mod tests {
         connect(([127, 0, 0, 1], port.expect("address").port()).into()).expect("connects");
     }
 
-    #[test]
-    fn who_is_in_can_be_accepted_after_newcomers_are_refused() {
-        let (socket, address) = bound("127.0.0.1:0");
+    fn who_is_in_can_be_accepted(address: &str) {
+        let (socket, address) = bound(address);
         listen(socket.as_fd()).expect("listen");
         let early = connect(address).expect("connects");
-        refuse_newcomers(socket.as_fd()).expect("filter");
+        let_in(socket.as_fd(), Newcomers::Refused).expect("option");
         let late = connect(address).expect_err("late");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         let listener = TcpListener::from(socket);
         let (accepted, peer) = listener.accept().expect("accept");
+        let_in(accepted.as_fd(), Newcomers::Admitted).expect("option");
         assert_eq!(peer, early.local_addr().expect("address"));
         io::Write::write_all(&mut &accepted, b"x").expect("write");
         assert_eq!(io::Read::read(&mut &early, &mut [0; 9]).expect("read"), 1);
         assert_eq!(listener.accept().expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+        let_in(listener.as_fd(), Newcomers::Admitted).expect("option");
+        connect(address).expect("connects again");
+    }
+
+    #[test]
+    fn who_is_in_can_be_accepted_after_newcomers_are_refused() {
+        who_is_in_can_be_accepted("127.0.0.1:0");
+        if TcpListener::bind("[::1]:0").is_ok() {
+            who_is_in_can_be_accepted("[::1]:0");
+        }
     }
 }

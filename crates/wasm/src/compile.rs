@@ -106,16 +106,19 @@ impl Native {
     }
 }
 
-/// Returns how these bytes are compiled where `asked` is asked for: who answers requests can always
-/// be interrupted, for a request has a deadline.
+/// What the engine for a module is set to: what was asked for, and what modules of its kind need.
+/// Who answers requests can always be interrupted, for a request has a deadline.
 fn settings_for(asked: &EngineSettings, bytes: &[u8]) -> EngineSettings {
     if world::answers_http(bytes) { interruptible(asked) } else { asked.clone() }
 }
 
 /// Lists all that [`settings_for`] can make of what was asked for, the most frequent first.
 pub(crate) fn variants(asked: &EngineSettings) -> Vec<EngineSettings> {
-    let mut variants = vec![asked.clone(), interruptible(asked)];
-    variants.dedup();
+    let mut variants = vec![asked.clone()];
+    let other = interruptible(asked);
+    if other != *asked {
+        variants.push(other);
+    }
     variants
 }
 

@@ -38,7 +38,7 @@ const ALLOWED: &[&str] = &[
 /// What a server does with the one socket that it was given, and with the clients that come in by
 /// it. None of these makes a socket or reaches out by one: there is no socket(2), connect(2) or
 /// bind(2), and no sendmsg(2), whose address no filter can see.
-const SERVING: &[&str] = &["listen", "accept4", "getsockname", "recvfrom", "shutdown"];
+const SERVING: &[&str] = &["listen", "accept4", "getsockname", "recvfrom", "shutdown", "signalfd4"];
 
 /// Builds the filter of a guest that is no server.
 ///
@@ -60,7 +60,8 @@ pub fn server_filter() -> Result<Filter, FilterError> {
         Rule::AllowMaskedArg { name: "sendto", arg: 4, mask: u64::MAX, value: 0 },
         // What a connection and the end of the server need, whatever level they are asked of.
         exactly("setsockopt", 2, number(libc::TCP_NODELAY)),
-        exactly("setsockopt", 2, number(libc::SO_ATTACH_FILTER)),
+        exactly("setsockopt", 2, number(libc::IP_MINTTL)),
+        exactly("setsockopt", 2, number(libc::IPV6_MINHOPCOUNT)),
     ]);
     Filter::allow_only(&rules)
 }

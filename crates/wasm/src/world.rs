@@ -115,7 +115,7 @@ pub(crate) fn answers_http(mut bytes: &[u8]) -> bool {
             Payload::End(_) => return false,
             _ => 0,
         };
-        match bytes.get(usize::try_from(inner).unwrap_or(usize::MAX)..) {
+        match bytes.get(inner..) {
             Some(rest) => bytes = rest,
             None => return false,
         }

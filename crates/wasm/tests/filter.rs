@@ -9,7 +9,8 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult};
-use wasm::filter::engine_filter;
+use sys::seccomp::Filter;
+use wasm::filter::{engine_filter, server_filter};
 
 /// One call, as a process would make it.
 type Probe = fn() -> io::Result<()>;
@@ -19,12 +20,15 @@ const REFUSED: i32 = 1;
 const OTHER_ERROR: i32 = 2;
 
 fn in_child(filtered: bool, probe: Probe) -> i32 {
-    let filter = engine_filter().expect("filter builds");
+    in_child_under(filtered.then(|| engine_filter().expect("filter builds")), probe)
+}
+
+fn in_child_under(filter: Option<Filter>, probe: impl FnOnce() -> io::Result<()>) -> i32 {
     // SAFETY: the C library's fork keeps its allocator usable in the child, and the probes take no
     // lock of the harness.
     match unsafe { unistd::fork() }.expect("fork") {
         ForkResult::Child => {
-            if filtered {
+            if let Some(filter) = filter {
                 sys::privileges::no_new_privs().expect("no_new_privs");
                 filter.install().expect("filter installs");
             }
@@ -109,5 +113,60 @@ fn what_the_engine_needs_works() {
     ];
     for (name, probe) in probes {
         assert_eq!(in_child(true, *probe), PERMITTED, "{name}");
+    }
+}
+
+#[test]
+fn a_server_serves_by_the_socket_it_has_and_reaches_out_by_none() {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream};
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use nix::sys::socket::{MsgFlags, SockaddrIn, connect, sendto};
+    use sys::tcp::{Newcomers, let_in, listen};
+
+    type Served = fn(&TcpListener) -> io::Result<()>;
+    let under_filter = |probe: Served| {
+        let socket = sys::tcp::bind("127.0.0.1:0".parse().expect("address")).expect("bind");
+        let filter = server_filter().expect("filter builds");
+        in_child_under(Some(filter), || probe(&socket.into()))
+    };
+    let needed: [(&str, Served); 2] = [
+        ("listen and accept", |socket| {
+            listen(socket.as_fd())?;
+            socket.local_addr()?;
+            match socket.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.map(drop),
+            }
+            let_in(socket.as_fd(), Newcomers::Refused)
+        }),
+        // A pair is what a filtered process can have of sockets; it stands in for a client.
+        ("speak", |_| {
+            let (mut one, mut other) = UnixStream::pair()?;
+            one.write_all(b"x")?;
+            other.read_exact(&mut [0])?;
+            one.shutdown(Shutdown::Write)
+        }),
+    ];
+    for (name, probe) in needed {
+        assert_eq!(under_filter(probe), PERMITTED, "{name}");
+    }
+    let forbidden: [(&str, Served); 5] = [
+        ("another socket", |_| TcpListener::bind("127.0.0.1:0").map(drop)),
+        ("connect", |_| TcpStream::connect("127.0.0.1:9").map(drop)),
+        ("connect by its own", |socket| {
+            let elsewhere = SockaddrIn::new(127, 0, 0, 1, 9);
+            Ok(connect(socket.as_raw_fd(), &elsewhere)?)
+        }),
+        ("send before connecting", |socket| {
+            let elsewhere = SockaddrIn::new(127, 0, 0, 1, 9);
+            let at_once = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
+            Ok(sendto(socket.as_raw_fd(), b"x", &elsewhere, at_once).map(drop)?)
+        }),
+        ("execute", |_| Command::new("/bin/true").status().map(drop)),
+    ];
+    for (name, probe) in forbidden {
+        assert_eq!(under_filter(probe), REFUSED, "{name}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use image::Digest;
 use image::detect::{ImageFacts, Source};
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
-use settings::{Caching, Http, Limits, Workload};
+use settings::{Caching, Limits, Workload};
 use wasm::engine::EngineSettings;
 use wasm::gauge::{Gauge, GuestStats};
 use wasm::sandbox::SandboxPlan;
@@ -81,8 +81,8 @@ impl Guests {
             rootfs: spec.rootfs()?,
             module,
             own,
-            gauge: new_gauge(&workload.limits_within(cgroup_memory))?,
             caching: spec.caching,
+            gauge: new_gauge(&workload.limits_within(cgroup_memory))?,
             workload,
             now: Mutex::new(Now { cgroup_memory, added: Vec::new() }),
         })
@@ -101,11 +101,6 @@ impl Guests {
     /// The configuration of every guest, by name.
     pub(super) fn config(&self) -> BTreeMap<String, String> {
         self.workload.config.clone()
-    }
-
-    /// How the init is served, should it be an HTTP server.
-    pub(super) fn http(&self) -> Http {
-        self.workload.http
     }
 
     /// Makes the gauge of a guest that is to be added.

@@ -13,6 +13,9 @@ use crate::node;
 /// What is asked for cannot be read, or cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
+    /// Of how it would be served.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A value that means nothing.
     #[error(
         "annotation {} of {} has the value {}: {reason}",
@@ -79,9 +82,6 @@ pub enum PolicyError {
         /// The annotation.
         asked: Asked,
     },
-    /// What is asked of an HTTP server.
-    #[error(transparent)]
-    Http(#[from] HttpError),
     /// Too many configuration values.
     #[error(
         "image and pod give {found} annotations under {CONFIG}; at most {MAX_CONFIG} are taken"

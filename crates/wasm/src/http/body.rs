@@ -30,6 +30,8 @@ impl Failure {
 pub(super) struct Body {
     inner: HyperOutgoingBody,
     failure: Failure,
+    /// Dropped with the body.
+    held: Option<Arc<()>>,
 }
 
 /// A body ended before it was complete; the connection, or its stream, is reset.
@@ -40,20 +42,27 @@ pub(super) struct CutOff;
 impl Body {
     /// The guest's. If what writes it fails, the client must not take what came for the whole.
     pub(super) fn of_guest(inner: HyperOutgoingBody, failure: Failure) -> Self {
-        Self { inner, failure }
+        Self { inner, failure, held: None }
     }
 
     /// A text of the server's own.
     pub(super) fn text(text: String) -> Self {
         let never = |never: Infallible| match never {};
         let inner = Full::new(Bytes::from(text)).map_err(never).boxed_unsync();
-        Self { inner, failure: Failure::default() }
+        Self { inner, failure: Failure::default(), held: None }
+    }
+
+    /// Keeps this for as long as the body is not sent.
+    pub(super) fn hold(&mut self, held: Arc<()>) {
+        self.held = Some(held);
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("failure", &self.failure).finish_non_exhaustive()
+        let Self { inner: _, failure, held } = self;
+        let mut shown = f.debug_struct("Body");
+        shown.field("failure", failure).field("held", held).finish_non_exhaustive()
     }
 }
 

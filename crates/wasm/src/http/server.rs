@@ -13,10 +13,13 @@ use anyhow::Context;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto::Builder;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use settings::Http;
+use sys::tcp::{Newcomers, let_in};
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -34,6 +37,9 @@ const QUIET: Duration = Duration::from_millis(100);
 const ACCEPTING: Duration = Duration::from_secs(1);
 /// How long an idle client may still send a request that was on its way when the end began.
 const LINGER: Duration = Duration::from_millis(500);
+/// How long clients that are not being answered are waited for after that: long enough for the end
+/// of an answer to leave, and for the answer to a request that came in pieces to begin.
+const UNANSWERED: Duration = Duration::from_secs(2);
 /// Before the next try to accept, when there are no descriptors or no memory left.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Descriptors that are not clients' connections.
@@ -45,6 +51,7 @@ pub(super) struct Server {
     socket: std::net::TcpListener,
     service: Service,
     phase: watch::Sender<Phase>,
+    signals: SignalFd,
 }
 
 impl Server {
@@ -52,6 +59,10 @@ impl Server {
         let Serving { guest, preopens, gauge, socket, resources } = serving;
         let program = prepared.server(guest)?.context("the component is no HTTP server")?;
         let http = guest.http.context("nothing is known of how the component is served")?;
+        // Blocked before there is a second thread, which would take them; until then each has ended
+        // the process, as it does a command's.
+        let signals = sys::signal::signalfd(&[Signal::SIGTERM, Signal::SIGINT])
+            .context("cannot watch for signals")?;
         // Never dropped: the process ends, and takes its threads along.
         let runtime = ManuallyDrop::new(
             workers::runtime(resources).context("cannot make the async runtime")?,
@@ -76,15 +87,16 @@ impl Server {
             phase: watched,
             turns: Arc::new(Semaphore::new(turns)),
             waiting: AtomicU32::new(0),
+            answering: Arc::default(),
         };
-        Ok(Self { runtime, socket: socket.into(), service, phase })
+        Ok(Self { runtime, socket: socket.into(), service, phase, signals })
     }
 
     /// Serves to the end and returns the exit code.
     pub(super) fn run(self) -> i32 {
-        let Self { runtime, socket, service, phase } = self;
+        let Self { runtime, socket, service, phase, signals } = self;
         // On a worker and not on this thread, where each step would wake another one.
-        let serving = runtime.spawn(serve(socket, service, phase));
+        let serving = runtime.spawn(serve(socket, service, phase, signals));
         match runtime.block_on(serving) {
             Ok(Ok(code)) => code,
             Ok(Err(error)) => {
@@ -99,12 +111,18 @@ impl Server {
     }
 }
 
+#[expect(
+    deprecated,
+    reason = "the successor is unsafe; it asks that the descriptor stays the same while it is \
+              registered, and the one that watches it owns it"
+)]
 async fn serve(
     socket: std::net::TcpListener,
     service: Service,
     phase: watch::Sender<Phase>,
+    signals: SignalFd,
 ) -> anyhow::Result<i32> {
-    let mut signals = Signals::watch().context("cannot watch for signals")?;
+    let signals = Signals(AsyncFd::new(signals).context("cannot watch for signals")?);
     if let Some(code) = warm_up(&service).await {
         return Ok(code);
     }
@@ -175,23 +193,18 @@ fn ended_by(signal: i32) -> i32 {
 }
 
 /// The signals that end a server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+struct Signals(AsyncFd<SignalFd>);
 
 impl Signals {
-    fn watch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => libc::SIGTERM,
-            _ = self.interrupt.recv() => libc::SIGINT,
+    async fn next(&self) -> i32 {
+        loop {
+            // Should waiting or reading fail, there are no signals any more, and SIGKILL is left.
+            let Ok(mut ready) = self.0.readable().await else { std::future::pending().await };
+            match ready.get_inner().read_signal() {
+                Ok(Some(signal)) => return signal.ssi_signo.cast_signed(),
+                Ok(None) => ready.clear_ready(),
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 }
@@ -272,23 +285,47 @@ async fn drain(
     deadline: Instant,
 ) -> Result<(), tokio::time::error::Elapsed> {
     phase.send_replace(Phase::Draining);
-    if let Err(error) = sys::tcp::refuse_newcomers(doors.listener.as_fd()) {
+    if let Err(error) = let_in(doors.listener.as_fd(), Newcomers::Refused) {
         Output::error()
             .say(&format!("cannot keep new clients out while the rest is served: {error}\n"));
     }
     let until = Instant::now() + ACCEPTING;
     while Instant::now() < until {
         match timeout(QUIET, doors.accept()).await {
-            // Beyond the number of places too: to wait for one could take until the deadline.
-            Ok(stream) => doors.serve(stream, None),
+            Ok(stream) => {
+                // Who came in last has what was just said of newcomers. Where that cannot be taken
+                // back, the socket does not hold it in the first place.
+                let _as_before = let_in(stream.as_fd(), Newcomers::Admitted);
+                // Beyond the number of places too: to wait for one could take until the deadline.
+                doors.serve(stream, None);
+            }
             Err(_quiet) => break,
         }
     }
+    let service = Arc::clone(&doors.service);
     // The listener, and our own part in what is open.
     drop(doors);
-    if timeout(LINGER, closed.recv()).await.is_err() {
-        phase.send_replace(Phase::Closing);
-        timeout_at(deadline, closed.recv()).await?;
+    if timeout(LINGER, closed.recv()).await.is_ok() {
+        return Ok(());
     }
-    Ok(())
+    phase.send_replace(Phase::Closing);
+    let all_done = async {
+        tokio::select! {
+            _ = closed.recv() => {}
+            // Who has sent half a request, and no more, is not waited for.
+            () = nothing_to_answer(&service) => {}
+        }
+    };
+    timeout_at(deadline, all_done).await
+}
+
+/// Waits until no request has been under way for a while.
+async fn nothing_to_answer(service: &Service) {
+    let mut since = Instant::now();
+    while since.elapsed() < UNANSWERED {
+        sleep(QUIET).await;
+        if service.is_answering() {
+            since = Instant::now();
+        }
+    }
 }

@@ -38,6 +38,8 @@ pub(super) struct Service {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) turns: Arc<Semaphore>,
     pub(super) waiting: AtomicU32,
+    /// Held for each request until its answer is complete.
+    pub(super) answering: Arc<()>,
 }
 
 /// How a guest's work on a request has ended.
@@ -48,12 +50,18 @@ enum Ended {
 }
 
 impl Service {
+    /// Says whether a request is under way.
+    pub(super) fn is_answering(&self) -> bool {
+        Arc::strong_count(&self.answering) > 1
+    }
+
     /// Answers a request; whatever goes wrong is an answer too.
     pub(super) async fn answer(
         self: Arc<Self>,
         mut request: Request<Incoming>,
         open: Open,
     ) -> Response<Body> {
+        let answering = Arc::clone(&self.answering);
         let deadline = Instant::now() + self.http.deadline;
         let version = request.version();
         let mut response = if !has_one_host(&mut request) {
@@ -66,6 +74,7 @@ impl Service {
                 Some(turn) => self.answer_by_guest(request, turn, deadline, open).await,
             }
         };
+        response.body_mut().hold(answering);
         // HTTP/2 has its own way to say so.
         if *self.phase.borrow() >= Phase::Draining && version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
