@@ -270,6 +270,7 @@ fn what_was_executed_leaves_nothing_whatever_its_streams_were() -> Result<()> {
                 let during = before.difference(&Census::of(&daemon)?).join("\n");
                 Ok(during.contains("descriptors of terminals"))
             })?;
+            terminal.passes_keys_on(PATIENCE)?;
             std::thread::sleep(Duration::from_millis(200));
             terminal.press("C-c")?;
             assert_eq!(terminal.code(PATIENCE)?, 130, "{kind:?}");

@@ -172,7 +172,7 @@ pub fn has_unified_cgroups() -> bool {
     Path::new(CGROUPS).join("cgroup.controllers").exists()
 }
 
-/// Returns the memory limit of a process's cgroup in bytes, on either version of cgroups.
+/// Returns the memory limit of a process's cgroup in bytes, on either version of cgroups; of none, the largest number.
 pub fn memory_limit(pid: i32) -> Result<u64> {
     let names = ["memory.limit_in_bytes", "memory.max"];
     let text = cgroup_folders(pid)
@@ -180,7 +180,10 @@ pub fn memory_limit(pid: i32) -> Result<u64> {
         .flat_map(|folder| names.map(|name| folder.join(name)))
         .find_map(|path| fs::read_to_string(path).ok())
         .with_context(|| format!("process {pid} has no memory cgroup"))?;
-    text.trim().parse().with_context(|| format!("reading the limit {text:?}"))
+    match text.trim() {
+        "max" => Ok(u64::MAX),
+        number => number.parse().with_context(|| format!("reading the limit {text:?}")),
+    }
 }
 
 /// Says whether a process exists and is no zombie.

@@ -199,7 +199,8 @@ fn control_c_interrupts() -> Result<()> {
                 Ok(lab.ctr(["tasks", "ps", &id])?.lines().len() > 2)
             })?;
             // The client may not have handed its terminal over yet.
-            std::thread::sleep(Duration::from_millis(300));
+            terminal.passes_keys_on(PATIENCE)?;
+            std::thread::sleep(Duration::from_millis(100));
             terminal.press("C-c")?;
             assert_eq!(terminal.code(PATIENCE)?, 130, "{kind:?} {words:?}");
         }

@@ -78,6 +78,23 @@ impl Terminal {
         self.wait(&format!("{text:?}"), patience, |screen| screen.contains(text).then_some(()))
     }
 
+    /// Waits until the program has the terminal pass all keys on to it: before that, Ctrl-C ends the program itself.
+    pub fn passes_keys_on(&self, patience: Duration) -> Result<()> {
+        let device = self.tmux(["display-message", "-p", "-t", "main", "#{pane_tty}"])?;
+        let deadline = Instant::now() + patience;
+        loop {
+            let state =
+                Invocation::new("stty").args(["-a", "-F", device.stdout.trim()]).run()?.ok()?;
+            if state.stdout.contains("-isig") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("`{}` leaves its terminal as it was: {}", self.line, state.stdout);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits for the program's end and returns its exit code.
     pub fn code(&self, patience: Duration) -> Result<i32> {
         self.wait("the program's end", patience, |screen| {
@@ -143,6 +160,11 @@ mod tests {
         terminal.resize(100, 30)?;
         terminal.enter("stty size")?;
         terminal.shows("30 100", PATIENCE)?;
+        terminal.enter("stty raw; printf keys; head -c 1 >/dev/null; stty sane; echo back")?;
+        terminal.holds("keys", PATIENCE)?;
+        terminal.passes_keys_on(PATIENCE)?;
+        terminal.press("C-c")?;
+        terminal.holds("back", PATIENCE)?;
         terminal.enter("exit 3")?;
         assert_eq!(terminal.code(PATIENCE)?, 3);
         Ok(())
