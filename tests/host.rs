@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 use testkit::containerd::Daemon;
 use testkit::process::{Process, cgroups_of};
 
+/// Says how many times slower than usual the machine is: one whose processors are emulated.
+const SLOWNESS_VARIABLE: &str = "HYBRID_TEST_SLOWNESS";
+
 /// File systems through which the kernel itself can be read or changed.
 pub const KERNEL_INTERFACES: [&str; 12] = [
     "proc",
@@ -242,12 +245,19 @@ pub fn servers(daemon: &Daemon) -> Vec<i32> {
     shims.iter().filter(serves).map(|shim| shim.pid).collect()
 }
 
+/// How many times slower than usual this machine is, by [`SLOWNESS_VARIABLE`]; 1 unless it says so.
+pub fn slowness() -> u32 {
+    let said = std::env::var(SLOWNESS_VARIABLE).ok();
+    said.map_or(1, |said| said.parse().expect("HYBRID_TEST_SLOWNESS is a number"))
+}
+
 /// Asks again and again until the answer is yes.
 pub fn eventually(
     what: &str,
     patience: Duration,
     mut ask: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let patience = patience * slowness();
     let deadline = Instant::now() + patience;
     while !ask()? {
         if Instant::now() > deadline {

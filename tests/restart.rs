@@ -78,6 +78,11 @@ fn ticker(ticks: u32) -> String {
     )
 }
 
+/// Ticks enough to outlive what containerd is done to meanwhile.
+fn brief() -> u32 {
+    40 * host::slowness()
+}
+
 /// The same as a shell's words.
 fn script(ticks: u32) -> [String; 3] {
     let script = format!(
@@ -207,7 +212,7 @@ fn a_container_that_was_found_again_can_be_asked_all() -> Result<()> {
 fn an_end_that_nobody_saw_is_told_afterwards() -> Result<()> {
     on_each(|mut daemon, end| {
         for kind in KINDS {
-            let id = start(&daemon, kind, 40)?;
+            let id = start(&daemon, kind, brief())?;
             let pid = daemon.task_pid(&id)?;
             end.of(&mut daemon)?;
             ensure!(host::alive(pid), "{kind:?} has ended too early for this test");
@@ -258,7 +263,7 @@ fn events_wait_for_containerd_and_come_in_order() -> Result<()> {
                 );
             })
             .start()?;
-        let ids = [start(&daemon, Kind::Linux, 40)?, start(&daemon, Kind::Wasm, 40)?];
+        let ids = [start(&daemon, Kind::Linux, brief())?, start(&daemon, Kind::Wasm, brief())?];
         let pids = [daemon.task_pid(&ids[0])?, daemon.task_pid(&ids[1])?];
         let before = forwarded(&daemon).len();
         daemon.kill()?;
@@ -325,7 +330,7 @@ fn now() -> Result<f64> {
 fn cri_follows(release: Release, end: End) -> Result<()> {
     let mut daemon = Daemon::options(release).cri().start()?;
     for kind in [Kind::Wasm, Kind::Linux] {
-        for ticks in [40, FOREVER] {
+        for ticks in [brief(), FOREVER] {
             daemon.import_in(CRI_NAMESPACE, &image(kind, ticks)?)?;
         }
     }
@@ -343,7 +348,7 @@ fn cri_follows(release: Release, end: End) -> Result<()> {
                 Kind::Linux | Kind::Runc => container.command(script(ticks)).start(),
             }
         };
-        let (lives, ends) = (container("lives", FOREVER)?, container("ends", 40)?);
+        let (lives, ends) = (container("lives", FOREVER)?, container("ends", brief())?);
         let pod_id = pod.id().to_owned();
         std::mem::forget(pod);
         let [living, ending] = [&lives, &ends].map(|id| seen(&daemon, id));

@@ -7,7 +7,7 @@ repository=$(cat /payload/repository.path)
 mount -o remount,rw /payload || say 'FAILED  the payload disk is not writable'
 mkdir -p "$repository"
 mount --bind /payload/repository "$repository" || say 'FAILED  the repository is not at its place'
-export HYBRID_TEST_SHIM=/payload/bin/containerd-shim-hybrid-v1 RUST_BACKTRACE=0
+export HYBRID_TEST_SHIM=/payload/bin/containerd-shim-hybrid-v1 HYBRID_TEST_SLOWNESS=4 RUST_BACKTRACE=0
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 systemctl stop containerd
 
