@@ -104,7 +104,7 @@ impl<'lab> Server<'lab> {
 }
 
 #[test]
-#[ignore = "no release of the shim serves HTTP components yet"]
+
 fn a_server_answers_every_path() {
     in_every_language(|server| {
         let greeting = format!("hello from {}\n", server.language.name());
@@ -124,7 +124,7 @@ fn a_server_answers_every_path() {
 }
 
 #[test]
-#[ignore = "no release of the shim serves HTTP components yet"]
+
 fn a_server_sends_a_body_back_while_the_request_is_still_being_sent() {
     in_every_language(|server| {
         let mut stream = must(server.connect());
@@ -154,7 +154,7 @@ fn read_until(stream: &mut TcpStream, wanted: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "no release of the shim serves HTTP components yet"]
+
 fn a_server_outlives_a_handler_that_fails_and_its_lines_are_the_containers() {
     in_every_language(|server| {
         assert_eq!(server.asked("GET", "/trap", "").0, 500);

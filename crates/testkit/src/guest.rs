@@ -19,7 +19,7 @@ mod rust;
 
 pub use javascript::{javascript_command, javascript_server};
 pub use python::python;
-pub use rust::{rust_component, rust_module, rust_server};
+pub use rust::{rust_component, rust_module, rust_notes, rust_server};
 
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -105,10 +105,16 @@ impl ServerLanguage {
     }
 }
 
+/// The Rust program `notes`, which uses `wasi:config` and `wasi:keyvalue`, alone in a wasm layer.
+pub fn notes_image() -> Result<Archive> {
+    keep(catalogue::module_image("notes", guest::rust_notes()?))
+}
+
 /// Writes every image of these, for `testkit images`.
 pub fn images() -> Result<Vec<Archive>> {
     let tours = Language::ALL
         .into_iter()
         .flat_map(|language| [language.layer_image(), language.file_image()]);
-    tours.chain(ServerLanguage::ALL.into_iter().map(ServerLanguage::image)).collect()
+    let servers = ServerLanguage::ALL.into_iter().map(ServerLanguage::image);
+    tours.chain(servers).chain([notes_image()]).collect()
 }

@@ -27,6 +27,7 @@ use crate::http::outgoing::Denied;
 use crate::limits::{self, Limits, MAX_RANDOM_BYTES, Meter};
 use crate::module::{Linked, Prepared};
 use crate::outcome::Outcome;
+use crate::provided::Provided;
 use crate::stdio::{Input, Output, Waiting};
 use crate::world::Asked;
 
@@ -117,13 +118,19 @@ pub(crate) struct Host {
     pub(crate) meter: Meter,
     pub(crate) http: WasiHttpCtx,
     pub(crate) outgoing: Denied,
+    pub(crate) provided: Provided,
     /// Its part of the memory, where several instances share a limit.
     pub(crate) share: Option<Share>,
 }
 
 impl Host {
-    pub(crate) fn new(wasi: WasiP1Ctx, meter: Meter, share: Option<Share>) -> Self {
-        Self { wasi, meter, http: WasiHttpCtx::new(), outgoing: Denied, share }
+    pub(crate) fn new(
+        wasi: WasiP1Ctx,
+        meter: Meter,
+        provided: Provided,
+        share: Option<Share>,
+    ) -> Self {
+        Self { wasi, meter, http: WasiHttpCtx::new(), outgoing: Denied, provided, share }
     }
 }
 
@@ -190,7 +197,7 @@ fn store_for(
 ) -> wasmtime::Result<Store<Host>> {
     let meter = Meter::new(&guest.limits, gauge.clone());
     let wasi = wasi_for(guest, preopens)?.stdin(Input::default()).build_p1();
-    let host = Host::new(wasi, meter, None);
+    let host = Host::new(wasi, meter, Provided::of(guest), None);
     let mut store = Store::new(prepared.engine.wasmtime(), host);
     store.limiter(|host| &mut host.meter);
     limits::bound_the_host(&mut store);

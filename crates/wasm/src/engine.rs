@@ -126,6 +126,10 @@ impl Engine {
         self.settings.interruption
     }
 
+    pub(crate) fn p3(&self) -> P3 {
+        self.settings.p3
+    }
+
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner
     }

@@ -9,6 +9,7 @@ use std::fmt::{self, Write};
 use image::annotations::WIT_WORLD;
 use serde::{Deserialize, Serialize};
 use settings::http::HttpError;
+use settings::limits::{Limit, Limits, Setter};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::command::{Guest, Host};
@@ -66,6 +67,11 @@ pub enum EntryError {
     NoFunctionNamed { functions: String },
     #[error("annotation {WIT_WORLD} says that it is {asked}; it exports {exports}")]
     AnotherWorld { asked: &'static str, exports: String },
+    #[error(
+        "annotation com.wasm.limits.deadline bounds a command from its start, and this is an HTTP \
+         server: give com.wasm.http.deadline, which bounds each request"
+    )]
+    DeadlineOfServer,
     #[error("the HTTP server has no address")]
     Address(#[from] HttpError),
     #[error("there is no function `{function}` to call; the functions are {functions}")]
@@ -109,11 +115,20 @@ impl Prepared {
             }
         };
         match world::choose(is_command, server.is_some(), guest.world) {
+            Ok(World::HttpServer) if has_asked_for_an_end(&guest.limits) => {
+                Err(EntryError::DeadlineOfServer)
+            }
             Ok(World::HttpServer) => Ok(server),
             Ok(World::Command | World::Library) => Ok(None),
             Err(asked) => Err(EntryError::AnotherWorld { asked: asked.name(), exports }),
         }
     }
+}
+
+/// Says whether image or pod want it to end after a time; what the node says is meant for commands.
+fn has_asked_for_an_end(limits: &Limits) -> bool {
+    let setter = limits.set_by.of(Limit::Deadline);
+    limits.deadline.is_some() && matches!(setter, Setter::Image | Setter::Pod)
 }
 
 /// What a library's guest is to call, if its arguments say so. A command's arguments are its own,
@@ -137,7 +152,7 @@ fn invoked<'a>(function: &'a str, guest: &'a Guest) -> Invoked<'a> {
 }
 
 /// Writes a type or name that is the module's to choose: it may be long, or hold control characters.
-fn shown(text: impl fmt::Display) -> String {
+pub(crate) fn shown(text: impl fmt::Display) -> String {
     let mut cut = Cut { text: String::new(), left: TEXT_SHOWN };
     if write!(cut, "{text}").is_err() {
         cut.text.push('…');

@@ -30,5 +30,8 @@ pub mod world;
 
 mod artifact;
 mod deadline;
+mod imports;
+mod keyvalue;
 mod outcome;
+mod provided;
 mod stdio;

@@ -11,8 +11,7 @@ use std::os::fd::RawFd;
 use image::Digest;
 use wasmtime::component::{self, Component};
 use wasmtime::{InstancePre, Module, UnknownImportError};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{I32Exit, p1, p2};
+use wasmtime_wasi::{I32Exit, p1, p2, p3};
 use wasmtime_wasi_http::p2::add_only_http_to_linker_async;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -20,8 +19,10 @@ use crate::artifact::{Artifact, Loaded, Program};
 use crate::cache::{Cache, CacheError, Found};
 use crate::command::Host;
 use crate::compile::{self, Native};
-use crate::engine::{Engine, EngineError, EngineSettings};
+use crate::engine::{Engine, EngineError, EngineSettings, P3};
 use crate::engines::Engines;
+use crate::imports::Missing;
+use crate::provided;
 
 /// A module cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +45,8 @@ pub enum LoadError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error(
-        "module imports `{name}` from `{module}`, which is not provided; commands get wasi_snapshot_preview1 or WASI 0.2"
-    )]
-    UnknownImport { module: String, name: String },
+    #[error("imports are not provided: {0}")]
+    UnknownImports(Missing),
     /// An import is known, but not with the type that the module asks for.
     #[error("module cannot be linked")]
     Link(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -65,7 +64,7 @@ impl LoadError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::UnknownImport { .. } | Self::Link(_) => true,
+            Self::UnknownImports(_) | Self::Link(_) => true,
             Self::NotCached(_)
             | Self::Damaged { .. }
             | Self::Cache(_)
@@ -89,10 +88,23 @@ pub(crate) enum Linked {
     Component {
         library: component::InstancePre<Host>,
         /// The same, where it exports wasi:cli/run.
-        command: Option<CommandPre<Host>>,
+        command: Option<Command>,
         /// The same, where it exports wasi:http/incoming-handler.
         server: Option<ProxyPre<Host>>,
     },
+}
+
+/// A component that can be started, by the version of WASI whose `wasi:cli/run` it exports.
+pub(crate) enum Command {
+    P2(p2::bindings::CommandPre<Host>),
+    P3(p3::bindings::CommandPre<Host>),
+}
+
+impl Command {
+    fn of(library: &component::InstancePre<Host>) -> Option<Self> {
+        let p2 = p2::bindings::CommandPre::new(library.clone()).ok().map(Self::P2);
+        p2.or_else(|| p3::bindings::CommandPre::new(library.clone()).ok().map(Self::P3))
+    }
 }
 
 impl Prepared {
@@ -169,7 +181,7 @@ fn prepare(engine: &Engine, artifact: Artifact, digest: &Digest) -> Result<Prepa
             component.initialize_copy_on_write_image().map_err(cannot_map)?;
             let library = link_component(engine, &component)?;
             Linked::Component {
-                command: CommandPre::new(library.clone()).ok(),
+                command: Command::of(&library),
                 server: ProxyPre::new(library.clone()).ok(),
                 library,
             }
@@ -189,10 +201,10 @@ fn link_module(engine: &Engine, module: &Module) -> Result<InstancePre<Host>, Lo
         })
         .map_err(cannot_link)?;
     linker.instantiate_pre(module).map_err(|error| match error.downcast::<UnknownImportError>() {
-        Ok(unknown) => LoadError::UnknownImport {
-            module: unknown.module().to_owned(),
-            name: unknown.name().to_owned(),
-        },
+        Ok(unknown) => {
+            let first = (unknown.module(), unknown.name());
+            LoadError::UnknownImports(Missing::of_module(module, first))
+        }
         Err(error) => cannot_link(error),
     })
 }
@@ -205,7 +217,16 @@ fn link_component(
     p2::add_to_linker_async(&mut linker).map_err(cannot_link)?;
     // Requests of the guest's own are denied when they are made: see `Host`.
     add_only_http_to_linker_async(&mut linker).map_err(cannot_link)?;
-    linker.instantiate_pre(component).map_err(cannot_link)
+    provided::add_to_linker(&mut linker).map_err(cannot_link)?;
+    if engine.p3() == P3::On {
+        p3::add_to_linker(&mut linker).map_err(cannot_link)?;
+    }
+    linker.instantiate_pre(component).map_err(|error| {
+        match Missing::of_component(component, engine) {
+            Some(missing) => LoadError::UnknownImports(missing),
+            None => cannot_link(error),
+        }
+    })
 }
 
 fn cannot_link(error: wasmtime::Error) -> LoadError {

@@ -35,12 +35,18 @@ pub fn rust_component() -> Result<Vec<u8>> {
     rust("component", ["tour.rs"], ["wasm32-wasip2", "--bin=tour", "tour.wasm"])
 }
 
+/// Returns the command component of the Rust program `notes`.
+pub fn rust_notes() -> Result<Vec<u8>> {
+    let files = ["notes.rs", "wit/notes.wit", "wit/deps/config.wit", "wit/deps/keyvalue.wit"];
+    rust("notes", files, ["wasm32-wasip2", "--bin=notes", "notes.wasm"])
+}
+
 /// Returns the HTTP component of the Rust library `server`.
 pub fn rust_server() -> Result<Vec<u8>> {
     rust("server", ["server.rs"], ["wasm32-wasip2", "--lib", "server.wasm"])
 }
 
-fn rust(name: &str, files: [&str; 1], how: [&str; 3]) -> Result<Vec<u8>> {
+fn rust<const N: usize>(name: &str, files: [&str; N], how: [&str; 3]) -> Result<Vec<u8>> {
     let sources = place::guests().join("rust");
     let root = toolchain::folder(NAME);
     let files = files.into_iter().chain(["Cargo.toml", "Cargo.lock"]);

@@ -2,13 +2,13 @@
 
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::wasm_wave::wasm::{DisplayFunc, DisplayType};
-use wasmtime::component::{InstancePre, Type, Val};
+use wasmtime::component::{Accessor, InstancePre, Type, Val};
 use wasmtime::{Store, format_err};
-use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::{Entry, EntryError, Invoked, Nameless, invoked, invoked_by_arguments, listed, shown};
 use crate::command::{Guest, Host};
 use crate::engine::Engine;
+use crate::module::Command;
 use crate::stdio::Output;
 
 /// Parts the name of an interface from that of its function.
@@ -16,7 +16,7 @@ const PART: char = '#';
 
 /// What fits the component's types.
 pub(crate) enum Call<'a> {
-    Command(&'a CommandPre<Host>),
+    Command(&'a Command),
     Function(Function, Vec<Val>),
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Function {
 /// Decides what to call.
 pub(crate) fn plan<'a>(
     library: &InstancePre<Host>,
-    command: Option<&'a CommandPre<Host>>,
+    command: Option<&'a Command>,
     engine: &Engine,
     guest: &Guest,
 ) -> Result<Call<'a>, EntryError> {
@@ -175,17 +175,24 @@ fn is_unspeakable(kind: &Type) -> bool {
 /// Instantiates the component and makes the call. The inner result is the command's own word.
 pub(crate) async fn run(
     library: &InstancePre<Host>,
-    command: Option<&CommandPre<Host>>,
+    command: Option<&Command>,
     engine: &Engine,
     store: &mut Store<Host>,
     guest: &Guest,
 ) -> wasmtime::Result<Result<(), ()>> {
     let (function, arguments) = match plan(library, command, engine, guest)? {
         Call::Function(function, arguments) => (function, arguments),
-        Call::Command(command) => {
+        Call::Command(Command::P2(command)) => {
             let command = command.instantiate_async(&mut *store).await?;
             store.data_mut().meter.instantiated();
             return command.wasi_cli_run().call_run(&mut *store).await;
+        }
+        Call::Command(Command::P3(command)) => {
+            let command = command.instantiate_async(&mut *store).await?;
+            store.data_mut().meter.instantiated();
+            let run =
+                async move |store: &Accessor<Host>| command.wasi_cli_run().call_run(store).await;
+            return store.run_concurrent(run).await?;
         }
     };
     let instance = library.instantiate_async(&mut *store).await?;

@@ -19,6 +19,7 @@ use crate::command::{Guest, Host, Preopen, wasi_for};
 use crate::engine::{Engine, Fuel};
 use crate::gauge::Recorder;
 use crate::limits::{self, Limits, Meter};
+use crate::provided::Provided;
 
 /// Who waits for what the guest answers.
 pub(super) type Answer = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;
@@ -30,6 +31,7 @@ pub(super) struct Instances {
     guest: Guest,
     preopens: Vec<Preopen>,
     gauge: Recorder,
+    provided: Provided,
     budget: Arc<Budget>,
     /// Requests that one of them answers.
     reuse: u32,
@@ -59,7 +61,8 @@ impl Instances {
     ) -> Self {
         let reuse = guest.http.as_ref().map_or(1, |http| http.reuse);
         let (budget, idle) = (Budget::new(gauge.clone()), Mutex::default());
-        Self { program, engine, guest, preopens, gauge, budget, reuse, idle }
+        let provided = Provided::of(&guest);
+        Self { program, engine, guest, preopens, gauge, provided, budget, reuse, idle }
     }
 
     /// The bounds of each of them.
@@ -94,7 +97,7 @@ impl Instances {
         let meter = Meter::new(&self.guest.limits, self.gauge.clone());
         // Nothing to read: the container's standard input is no request's.
         let wasi = wasi_for(&self.guest, &self.preopens)?.build_p1();
-        let host = Host::new(wasi, meter, Some(share));
+        let host = Host::new(wasi, meter, self.provided.clone(), Some(share));
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| host);
         limits::bound_the_host(&mut store);

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use wasm::cache::Cache;
 use wasm::command::{self, Access, Guest, Preopen};
 use wasm::compile::{self, CompileError, Native};
-use wasm::engine::{EngineSettings, Fuel};
+use wasm::engine::{EngineSettings, Fuel, P3};
 use wasm::engines::Engines;
 use wasm::entry::{Entry, EntryError};
 use wasm::filter::engine_filter;
@@ -35,6 +35,7 @@ mod cached;
 mod gauges;
 mod invoked;
 mod limited;
+mod wanting;
 
 /// Names the file that tells a child which guest to run.
 const JOB: &str = "HYBRID_TEST_GUEST";
@@ -752,23 +753,6 @@ fn a_component_that_prints_reaches_standard_output() {
       (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#;
     let ended = Lab::with(hello).run();
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "from a component\n"), "{}", ended.stderr);
-}
-
-#[test]
-fn an_unknown_import_is_refused_by_name() {
-    let wanting = "(module (import \"env\" \"secret_door\" (func)) (func (export \"_start\")))";
-    let refused = Lab::with(wanting).load().expect_err("must not load");
-    assert!(
-        matches!(&refused, LoadError::UnknownImport { module, name }
-            if module == "env" && name == "secret_door"),
-        "{refused:?}"
-    );
-    assert!(refused.is_refusal() && !refused.needs_compiling());
-    let interface = "wasi:cli/run@0.2.0";
-    let import = "(import \"acme:door/secret@1.0.0\" (instance (export \"open\" (func))))";
-    let refused = Lab::with(&component(0, import, interface)).load().expect_err("must not load");
-    assert!(chain(&refused).contains("acme:door/secret"), "{}", chain(&refused));
-    Lab::with(&component(0, "", interface)).load().expect("without the import it loads");
 }
 
 const PLAIN: &str = "(module (memory (export \"memory\") 1) (func (export \"_start\")))";
