@@ -10,7 +10,7 @@ use crate::command::Invocation;
 const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Package names, and why each is needed.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 15] = [
     ("clang", "compiles C guests to wasm"),
     ("lld", "links C guests"),
     ("wasi-libc", "the C library of wasm guests"),
@@ -24,6 +24,8 @@ const NEEDED: [(&str, &str); 13] = [
     ("containernetworking-plugins", "pod networks"),
     ("tmux", "a person's terminal"),
     ("iproute2", "removes the bridges of test networks"),
+    ("curl", "asks test servers in both versions of HTTP"),
+    ("wrk", "sends requests to the servers that benches measure"),
 ];
 
 /// Brings the compiler of JavaScript guests. Other distributors' Node.js has it within and keeps Debian's out.
