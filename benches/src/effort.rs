@@ -15,24 +15,36 @@ pub(crate) struct Effort {
     pub(crate) memory_rounds: usize,
     /// How long a container is left alone before its memory is read.
     pub(crate) idle: Duration,
+    /// Rounds of HTTP load.
+    pub(crate) load_rounds: usize,
+    /// How long each server is under load in one round; whole seconds.
+    pub(crate) load: Duration,
+    /// Rounds of first and second starts.
+    pub(crate) start_rounds: usize,
 }
 
 impl Effort {
-    /// Under four minutes.
+    /// About six minutes.
     pub(crate) const FULL: Self = Self {
         rate_rounds: 10,
         slice: Duration::from_secs(2),
         wall_rounds: 30,
         memory_rounds: 3,
         idle: Duration::from_secs(1),
+        load_rounds: 10,
+        load: Duration::from_secs(3),
+        start_rounds: 5,
     };
 
-    /// Under one minute.
+    /// Under two minutes.
     pub(crate) const QUICK: Self = Self {
         rate_rounds: 3,
         slice: Duration::from_millis(500),
         wall_rounds: 7,
         memory_rounds: 1,
         idle: Duration::from_millis(500),
+        load_rounds: 2,
+        load: Duration::from_secs(1),
+        start_rounds: 1,
     };
 }

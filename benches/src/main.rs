@@ -14,6 +14,8 @@ mod rate;
 mod remains;
 mod report;
 mod server;
+mod serving;
+mod starts;
 mod task;
 mod wall;
 mod wire;
@@ -58,7 +60,19 @@ fn main() -> Result<()> {
     let memory = memory::measure(&lab, &contestants, &effort).context("measuring memory")?;
     let rates = rate::measure(&lab, &contestants, &effort).context("measuring task rates")?;
     let walls = wall::measure(&lab, &contestants, &effort).context("measuring `ctr run`")?;
-    report::print(&effort, started.elapsed(), &memory, &rates, &walls);
+    let engine = if contestants.contains(&Contestant::Wasm) {
+        Some((
+            starts::measure(&effort).context("measuring first starts")?,
+            serving::measure(&lab, &effort).context("measuring HTTP")?,
+        ))
+    } else {
+        None
+    };
+    report::print(&effort, &memory, &rates, &walls);
+    if let Some(((starts, sharing), serving)) = &engine {
+        report::engine(&effort, starts, sharing, serving);
+    }
+    println!("\nmeasured in {:.0} s", started.elapsed().as_secs_f64());
     remains::check(&lab, &before)
 }
 

@@ -106,7 +106,7 @@ impl Size {
     }
 }
 
-fn mebibytes(smaps: &str, field: &str) -> Option<f64> {
+pub(crate) fn mebibytes(smaps: &str, field: &str) -> Option<f64> {
     let value = smaps.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: f64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib / 1024.0)

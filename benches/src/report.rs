@@ -9,17 +9,13 @@ use crate::effort::Effort;
 use crate::figures::{Figure, milliseconds, ratios};
 use crate::memory::Memory;
 use crate::rate::Rates;
+use crate::serving::{CONNECTIONS, Load, Serving};
+use crate::starts::{MANY, Sharing, Starts};
 use crate::task::Phases;
 use crate::wall::Walls;
 
 /// Prints all figures: medians, with the lowest and highest in brackets; ratios are to runc's shim, larger is more.
-pub(crate) fn print(
-    effort: &Effort,
-    took: Duration,
-    memory: &[Memory],
-    rates: &[Rates],
-    walls: &Walls,
-) {
+pub(crate) fn print(effort: &Effort, memory: &[Memory], rates: &[Rates], walls: &Walls) {
     println!(
         "containerd 1.7, Linux {}, {} CPUs; medians [lowest, highest]; x = ratio to runc's shim in the same rounds",
         fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
@@ -32,7 +28,51 @@ pub(crate) fn print(
     }
     run_times(effort, walls);
     footprints(effort, memory);
-    println!("\nmeasured in {:.0} s", took.as_secs_f64());
+}
+
+/// Prints what the engine does, beside the `wasmtime` tool of the same release.
+pub(crate) fn engine(effort: &Effort, starts: &[Starts], sharing: &Sharing, serving: &Serving) {
+    println!("\n`ctr run --rm` of a module, {} rounds", effort.start_rounds);
+    for starts in starts {
+        println!("  {}", starts.name);
+        for (title, values) in [("first on this node", &starts.first), ("second", &starts.second)] {
+            println!("    {title:<22} {} ms", spread(Figure::of(values.iter().copied()), 1));
+        }
+        println!(
+            "    {:<22} {} ms   {}",
+            "compiling and keeping",
+            spread(Figure::of(starts.compiling.iter().copied()), 1),
+            times(&starts.compiling, Some(&starts.peer)),
+        );
+        println!(
+            "    {:<22} {} ms   x  1.00",
+            "wasmtime compile",
+            spread(Figure::of(starts.peer.iter().copied()), 1),
+        );
+    }
+    println!(
+        "\na guest's process, proportional set size: {:.2} MiB alone, {:.2} MiB as one of {MANY} of its image",
+        sharing.alone, sharing.among_many,
+    );
+    println!(
+        "\nHTTP, a Rust component, {CONNECTIONS} connections, {} rounds of {:.0} s",
+        effort.load_rounds,
+        effort.load.as_secs_f64()
+    );
+    type Pick = fn(&Load) -> f64;
+    let rows: [(&str, Pick, usize); 2] =
+        [("requests/s", |load| load.per_second, 0), ("99 % ms", |load| load.slowest, 2)];
+    for (title, pick, digits) in rows {
+        let values = |loads: &[Load]| loads.iter().map(pick).collect::<Vec<f64>>();
+        let (ours, peer) = (values(&serving.ours), values(&serving.peer));
+        for (name, values) in [("hybrid", &ours), ("wasmtime serve", &peer)] {
+            println!(
+                "    {name:<14} {} {title:<10}   {}",
+                spread(Figure::of(values.iter().copied()), digits),
+                times(values, Some(&peer)),
+            );
+        }
+    }
 }
 
 /// Prints the medians of one contestant's requests.

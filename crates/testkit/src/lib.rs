@@ -27,6 +27,7 @@ pub mod image;
 pub mod language;
 pub mod leftovers;
 pub mod packages;
+pub mod peers;
 pub mod place;
 pub mod process;
 pub mod terminal;
