@@ -9,7 +9,7 @@
 //! cache_size = "2GiB"
 //! ```
 //!
-//! Below these stand the tables of [`crate::operator`].
+//! Below these stand the tables of [`crate::operator`] and [`crate::http`].
 
 use std::path::{Component, Path, PathBuf};
 

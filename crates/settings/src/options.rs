@@ -10,7 +10,7 @@
 //! cache_enabled = true
 //! ```
 //!
-//! Below these stand the tables of [`crate::operator`].
+//! Below these stand the tables of [`crate::operator`] and [`crate::http`].
 
 use serde::{Deserialize, Serialize};
 use toml::Value;

@@ -219,6 +219,8 @@ mod tests {
         let child: PidFd = match single.fork(CloneFlags::empty()).expect("fork") {
             Fork::Child => {
                 drop((master, ready));
+                // Whoever started the tests in the background ignores Ctrl-C, and so would this.
+                crate::signal::reset_for_child().expect("signals are reset");
                 let mut slave = match make_controlling(slave.as_fd()) {
                     Ok(()) => File::from(slave),
                     Err(_) => exit_now(90),

@@ -35,7 +35,7 @@ pub(crate) fn ensure(
         return Ok(());
     }
     let started = Instant::now();
-    eprintln!("testkit: fetching the {name} toolchain, about a minute ...");
+    eprintln!("testkit: making the {name} toolchain, a minute or some ...");
     // What is left of an attempt that failed, or of an older recipe.
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;

@@ -83,7 +83,7 @@ impl Artifact {
                 let component = unsafe { Component::deserialize_file(engine, &path) }?;
                 Program::Component(component)
             }
-            None => wasmtime::bail!("cache entry holds no native code"),
+            None => wasmtime::bail!("file holds no native code"),
         };
         let identity = identity(&file.metadata()?);
         Ok(Loaded { program, descriptors: descriptors_of(identity)?, file })

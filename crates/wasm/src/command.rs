@@ -3,8 +3,9 @@
 //!
 //! Called in the container's init, inside its sandbox. The async runtime is made here, on the
 //! calling thread, and no second thread is started but the one that watches a deadline: file calls
-//! block the guest's own thread and waiting goes through epoll. What is not handed over in [`Guest`] or as a [`Preopen`] does not
-//! exist for the guest: no variable is inherited, no address can be reached.
+//! block the guest's own thread and waiting goes through epoll. What is not handed over in [`Guest`]
+//! or as a [`Preopen`] does not exist for the guest: no variable is inherited, no address can be
+//! reached.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
@@ -41,7 +42,7 @@ pub struct Guest {
     /// What of the program is run.
     #[serde(default)]
     pub entry: Entry,
-    /// What it may take of tables, and how much it may compute. How much memory it may take is
+    /// What it may take, how much it may compute and for how long. How much memory it may take is
     /// the gauge's to say, which is made with [`Limits::memory`] and follows an update.
     pub limits: Limits,
     /// Its own configuration, by name.

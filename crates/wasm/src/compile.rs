@@ -14,7 +14,6 @@ use std::os::unix::fs::FileExt;
 
 use image::Digest;
 use image::detect::MAX_MODULE;
-
 use serde::{Deserialize, Serialize};
 use sys::error::chain;
 

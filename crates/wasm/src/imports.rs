@@ -129,8 +129,7 @@ fn of_interface(name: &str, p3: P3) -> Option<Advice> {
             let is_p3 = p3 == P3::On && version.starts_with("0.3.");
             (version.starts_with("0.2.") || is_p3, true)
         }
-        "wasi:io" => (version.starts_with("0.2."), true),
-        "wasi:http" => (version.starts_with("0.2."), true),
+        "wasi:io" | "wasi:http" => (version.starts_with("0.2."), true),
         "wasi:config" => (version == "0.2.0-rc.1" && interface == "store", true),
         "wasi:keyvalue" => (
             version == "0.2.0-draft" && ["store", "atomics", "batch"].contains(&interface),
@@ -140,7 +139,7 @@ fn of_interface(name: &str, p3: P3) -> Option<Advice> {
     };
     if provided {
         None
-    } else if p3 == P3::Off && package.starts_with("wasi:") && version.starts_with("0.3.") {
+    } else if p3 == P3::Off && base.contains(&package) && version.starts_with("0.3.") {
         Some(Advice::P3)
     } else if is_ours {
         Some(Advice::Version)
@@ -167,6 +166,7 @@ mod tests {
             ("wasi:config/runtime@0.2.0-draft", Some(Advice::Version)),
             ("wasi:cli/environment@0.3.0", Some(Advice::P3)),
             ("wasi:cli/environment@0.1.0", Some(Advice::Version)),
+            ("wasi:http/handler@0.3.0", Some(Advice::Version)),
             ("wasi:nn/tensor@0.2.0", Some(Advice::Compose)),
             ("acme:store/door@1.0.0", Some(Advice::Compose)),
             ("acme", Some(Advice::Compose)),

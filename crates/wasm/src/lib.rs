@@ -3,12 +3,15 @@
 //! The life of a module, each step a narrower type:
 //!
 //! ```text
-//! bytes + digest --compile--> cache entry        in a child with its own limits
-//! cache entry    --load-----> Prepared           in the keeper: mapped, linked, nothing run
+//! bytes + digest --compile--> cache entry        in a child with its own limits; or, where nothing
+//!                                                can be kept, sealed memory
+//! either         --load-----> Prepared           in the keeper: mapped, linked, nothing run
 //! Prepared       --run------> exit code          in the container's init, inside its sandbox
+//!                --serve----> exit code          the same, of an HTTP server
 //! ```
 //!
-//! Native code is only ever loaded from the cache, and the cache only holds what this node compiled.
+//! Native code is only ever loaded from the cache, which only holds what this node compiled, and
+//! from the hand of a compiler that the keeper has forked itself.
 
 #![deny(unsafe_code)]
 

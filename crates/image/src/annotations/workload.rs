@@ -15,7 +15,7 @@ pub const LIMITS_FUEL: &str = "com.wasm.limits.fuel";
 pub const LIMITS_DEADLINE: &str = "com.wasm.limits.deadline";
 /// `none`, `speed` or `speed_and_size`.
 pub const ENGINE_OPTIMIZATION: &str = "com.wasm.engine.optimization";
-/// Proposals of WebAssembly to switch on, or off with a hyphen before: `wide_arithmetic,-simd`.
+/// Proposals of WebAssembly to switch on, or off with a hyphen before: `wide_arithmetic,-relaxed_simd`.
 pub const ENGINE_PROPOSALS: &str = "com.wasm.engine.proposals";
 /// `true` for a component of WASI 0.3.
 pub const ENGINE_P3: &str = "com.wasm.engine.p3";
