@@ -128,6 +128,18 @@ pub enum HttpError {
         /// What it may be.
         expected: &'static str,
     },
+    /// An image says where it listens.
+    #[error(
+        "annotation {HTTP_ADDRESS} of {origin} is {}; where a server listens is the pod's to say: \
+         give it to the pod",
+        Quoted(value)
+    )]
+    NotTheImages {
+        /// Who gave it.
+        origin: Origin,
+        /// Its value.
+        value: String,
+    },
     /// More than may be had.
     #[error("annotation {key} of {origin} asks for {value}, and {cap}")]
     BeyondCap {
@@ -244,7 +256,7 @@ impl NodeHttp {
         })?;
         let grace = take(&asked, HTTP_GRACE, A_TIME, time)?;
         Ok(Http {
-            asked_address: take(&asked, HTTP_ADDRESS, AN_ADDRESS, address)?.map(|(taken, _)| taken),
+            asked_address: asked_address(&asked)?,
             deadline: deadline.of(&asked, A_TIME, |text| time(text).map(Time))?.0,
             concurrency: concurrency
                 .of(&asked, "a number of at least 1", |text| count(text, 1, u32::MAX))?,
@@ -316,6 +328,18 @@ struct Time(Duration);
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shown_span(self.0))
+    }
+}
+
+/// A stranger's image says nothing of the network it is put into: in a pod of the host's, any port
+/// would be its to take.
+fn asked_address(asked: &Annotations) -> Result<Option<SocketAddr>, HttpError> {
+    match take(asked, HTTP_ADDRESS, AN_ADDRESS, address)? {
+        None => Ok(None),
+        Some((address, entry)) if entry.origin == Origin::Pod => Ok(Some(address)),
+        Some((_, entry)) => {
+            Err(HttpError::NotTheImages { origin: entry.origin, value: entry.value.clone() })
+        }
     }
 }
 

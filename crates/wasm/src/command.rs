@@ -25,7 +25,7 @@ use crate::entry::{self, Entry};
 use crate::gauge::Recorder;
 use crate::http::Share;
 use crate::http::outgoing::Denied;
-use crate::limits::{self, Limits, MAX_RANDOM_BYTES, Meter};
+use crate::limits::{self, Limits, MAX_FIELDS_BYTES, MAX_RANDOM_BYTES, Meter};
 use crate::module::{Linked, Prepared};
 use crate::outcome::Outcome;
 use crate::provided::Provided;
@@ -131,7 +131,9 @@ impl Host {
         provided: Provided,
         share: Option<Share>,
     ) -> Self {
-        Self { wasi, meter, http: WasiHttpCtx::new(), outgoing: Denied, provided, share }
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_FIELDS_BYTES);
+        Self { wasi, meter, http, outgoing: Denied, provided, share }
     }
 }
 

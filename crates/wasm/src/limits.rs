@@ -15,7 +15,11 @@ const MAX_DECLARED_TABLE_ELEMENTS: usize = 1_000_000;
 
 /// Resources that the host keeps for a guest at a time: descriptors, streams, things to wait for.
 /// What one call copies the engine bounds itself, to 128 MiB, which are the guest's own as well.
-const MAX_RESOURCES: usize = 10_000;
+const MAX_RESOURCES: usize = 2_048;
+
+/// Bytes of one collection of HTTP header fields that a guest makes: the host keeps them, so with
+/// as many as there may be resources they take no more than 32 MiB.
+pub(crate) const MAX_FIELDS_BYTES: usize = 16 << 10;
 
 /// Random bytes that one call gives; they are made in the host's memory before they are the guest's.
 pub(crate) const MAX_RANDOM_BYTES: u64 = 16 << 20;

@@ -62,8 +62,8 @@ fn an_annotation_goes_before_the_port_and_that_before_the_node() {
     assert_eq!(silent.address(&[]).unwrap().to_string(), "127.0.0.1:80");
     assert_eq!(silent.address(&env(&["PORT="])).unwrap().to_string(), "127.0.0.1:80");
     assert_eq!(silent.address(&port).unwrap().to_string(), "0.0.0.0:82");
-    let image = decide(node, &[(HTTP_ADDRESS, "10.0.0.1:83")], &[]).unwrap();
-    assert_eq!(image.address(&port).unwrap().to_string(), "10.0.0.1:83");
+    let image = decide(node, &[(HTTP_ADDRESS, "10.0.0.1:83")], &[]).unwrap_err().to_string();
+    assert!(image.contains("\"10.0.0.1:83\"; where a server listens is the pod's"), "{image}");
     let pod = decide(node, &[(HTTP_ADDRESS, "10.0.0.1:83")], &[(HTTP_ADDRESS, "[::1]:84")]);
     assert_eq!(pod.unwrap().address(&port).unwrap().to_string(), "[::1]:84");
     for wrong in ["PORT=0", "PORT=65536", "PORT=x", "PORT=tcp://10.0.0.1:80"] {

@@ -179,6 +179,55 @@ fn the_host_keeps_no_million_subscriptions() {
     assert!(peak < usual + (64 << 10), "{peak} KiB instead of {usual}");
 }
 
+/// A command that has the host keep so many collections of header fields of so many bytes.
+fn collector(count: u32, bytes: u32) -> String {
+    format!(
+        r#"(component
+          (import "wasi:http/types@0.2.0" (instance $types
+            (export "fields" (type $fields (sub resource)))
+            (type $why (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+            (export "header-error" (type $error (eq $why)))
+            (export "[static]fields.from-list" (func
+              (param "entries" (list (tuple string (list u8))))
+              (result (result (own $fields) (error $error)))))))
+          (core module $memory (memory (export "m") 4))
+          (core instance $memory (instantiate $memory))
+          (core func $make (canon lower (func $types "[static]fields.from-list") (memory (core memory $memory "m"))))
+          (core module $main
+            (import "l" "m" (memory 4))
+            (import "h" "make" (func $make (param i32 i32 i32)))
+            (func (export "run") (result i32) (local $i i32)
+              (memory.fill (i32.const 1024) (i32.const 97) (i32.const {bytes}))
+              (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 1))
+              (i32.store (i32.const 8) (i32.const 1024)) (i32.store (i32.const 12) (i32.const {bytes}))
+              (loop $more
+                (call $make (i32.const 0) (i32.const 1) (i32.const 512))
+                (if (i32.load8_u (i32.const 512)) (then unreachable))
+                (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $i) (i32.const {count}))))
+              i32.const 0))
+          (core instance $main (instantiate $main
+            (with "l" (instance $memory)) (with "h" (instance (export "make" (func $make))))))
+          (func $run (result (result)) (canon lift (core func $main "run")))
+          (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#
+    )
+}
+
+#[test]
+fn header_fields_that_the_host_keeps_are_few_and_small() {
+    let collect = |count: u32, bytes: u32| {
+        let lab = Lab::with(&collector(count, bytes));
+        (lab.run(), lab.peak())
+    };
+    let (few, usual) = collect(10, 1000);
+    assert_ended(&few, 0, &[]);
+    for (count, bytes) in [(10, 120_000), (10_000, 15_000)] {
+        let (many, peak) = collect(count, bytes);
+        assert_ne!(many.code, 0, "{}", many.stderr);
+        assert!(peak < usual + (48 << 10), "{peak} KiB instead of {usual}");
+    }
+}
+
 #[test]
 fn a_proposal_is_there_only_where_it_is_on() {
     let wide = "(module (func (export \"_start\")
